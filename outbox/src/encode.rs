@@ -1,0 +1,74 @@
+//! Encoders: how an event becomes bytes.
+
+use serde::Serialize;
+
+use crate::BoxError;
+
+/// Turns values of a type into payloads. `#[outbox(encode = …)]` names one.
+///
+/// ```
+/// use outbox::{BoxError, Encoder, OutboxEvent};
+///
+/// /// One line of comma-separated values.
+/// struct Csv;
+///
+/// impl<T: AsRef<[String]>> Encoder<T> for Csv {
+///     const CONTENT_TYPE: Option<&'static str> = Some("text/csv");
+///
+///     fn encode(value: &T) -> Result<Option<Vec<u8>>, BoxError> {
+///         Ok(Some(value.as_ref().join(",").into_bytes()))
+///     }
+/// }
+///
+/// #[derive(OutboxEvent)]
+/// #[outbox(topic = "rows", encode = Csv)]
+/// struct Row(Vec<String>);
+///
+/// impl AsRef<[String]> for Row {
+///     fn as_ref(&self) -> &[String] {
+///         &self.0
+///     }
+/// }
+///
+/// let message = Row(vec!["a".into(), "b".into()]).message()?;
+/// assert_eq!(message.payload(), Some(&b"a,b"[..]));
+/// assert_eq!(message.headers().first("content-type"), Some(&b"text/csv"[..]));
+/// # Ok::<(), outbox::Error>(())
+/// ```
+pub trait Encoder<T: ?Sized> {
+    /// The media type of its payloads, sent as the header `content-type`. `None` sends no such
+    /// header.
+    const CONTENT_TYPE: Option<&'static str>;
+
+    /// Encodes a value. `None` makes a tombstone.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the value from being encoded. `publish` then fails with
+    /// [`Error::Encode`](crate::Error::Encode), and nothing is written.
+    fn encode(value: &T) -> Result<Option<Vec<u8>>, BoxError>;
+}
+
+/// JSON, by the type's own `serde::Serialize`. The default of `#[derive(OutboxEvent)]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Json;
+
+impl<T: Serialize + ?Sized> Encoder<T> for Json {
+    const CONTENT_TYPE: Option<&'static str> = Some("application/json");
+
+    fn encode(value: &T) -> Result<Option<Vec<u8>>, BoxError> {
+        Ok(Some(serde_json::to_vec(value)?))
+    }
+}
+
+/// The type's own bytes, by its `AsRef<[u8]>`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes;
+
+impl<T: AsRef<[u8]> + ?Sized> Encoder<T> for Bytes {
+    const CONTENT_TYPE: Option<&'static str> = Some("application/octet-stream");
+
+    fn encode(value: &T) -> Result<Option<Vec<u8>>, BoxError> {
+        Ok(Some(value.as_ref().to_vec()))
+    }
+}

@@ -1,0 +1,197 @@
+//! The trait that domain types derive.
+
+use std::borrow::Cow;
+
+use uuid::Uuid;
+
+use crate::publish::{self, Executor};
+use crate::{BoxError, Error, Headers, Message};
+
+/// The limit of [`OutboxEvent::max_bytes`] unless it is overridden: 1,000,000 bytes, just below
+/// what a Kafka broker (`message.max.bytes`, 1,048,588) and librdkafka (1,000,000) take by default.
+pub const DEFAULT_MAX_BYTES: usize = 1_000_000;
+
+/// A domain value that can be published.
+///
+/// Mostly derived, see [`derive(OutboxEvent)`](derive@crate::OutboxEvent). By hand, only `topic`
+/// and `encode` are needed:
+///
+/// ```
+/// use std::borrow::Cow;
+/// use outbox::{BoxError, OutboxEvent};
+///
+/// struct OrderCancelled { order_id: u64 }
+///
+/// impl OutboxEvent for OrderCancelled {
+///     fn topic(&self) -> Cow<'_, str> {
+///         "orders".into()
+///     }
+///
+///     fn key(&self) -> Option<Cow<'_, [u8]>> {
+///         outbox::as_bytes(&self.order_id)
+///     }
+///
+///     fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+///         Ok(Some(b"cancelled".to_vec()))
+///     }
+/// }
+///
+/// let message = OrderCancelled { order_id: 17 }.message()?;
+/// assert_eq!(message.key(), Some(&b"17"[..]));
+/// # Ok::<(), outbox::Error>(())
+/// ```
+///
+/// The trait is dyn-safe, and references and boxes of events are events: a `&dyn OutboxEvent` can
+/// be published like any other.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an outbox event",
+    label = "this can't be published",
+    note = "add `#[derive(OutboxEvent)]` and `#[outbox(topic = \"…\")]` to `{Self}`"
+)]
+pub trait OutboxEvent {
+    /// The topic to send it to: 1 to 249 of `[a-zA-Z0-9._-]`, and not `.` or `..`.
+    fn topic(&self) -> Cow<'_, str>;
+
+    /// The partition to send it to. By default `None`: the sink's partitioner chooses, by the key.
+    fn partition(&self) -> Option<i32> {
+        None
+    }
+
+    /// The key, by which messages are partitioned and kept in order. By default `None`, which gives
+    /// no order.
+    fn key(&self) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+
+    /// The headers. By default none. Names that start with `outbox-` are refused.
+    fn headers(&self) -> Headers {
+        Headers::new()
+    }
+
+    /// The type of event, sent as the header `outbox-type`. By default `None`; the derive gives the
+    /// name of the type or variant.
+    fn event_type(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+
+    /// The message id, by which consumers recognise a duplicate. By default a new UUIDv7. A producer
+    /// that is retried as a whole gives one of its own.
+    fn id(&self) -> Uuid {
+        Uuid::now_v7()
+    }
+
+    /// The media type of the payload, sent as the header `content-type` unless
+    /// [`headers`](Self::headers) has one. By default `None`; the derive gives that of the encoder.
+    fn content_type(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+
+    /// The most that key, headers and payload may take together, in bytes. By default
+    /// [`DEFAULT_MAX_BYTES`]. Raise it only together with the broker's limits.
+    fn max_bytes(&self) -> usize {
+        DEFAULT_MAX_BYTES
+    }
+
+    /// The payload. `None` makes a tombstone.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the event from being encoded; the transaction then fails.
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError>;
+
+    /// The message that this event becomes, checked against all that is known to be refused by a
+    /// broker.
+    ///
+    /// # Errors
+    ///
+    /// The kinds of [`Error`] for which [`Error::is_invalid_event`] holds.
+    fn message(&self) -> Result<Message, Error> {
+        let topic = self.topic().into_owned();
+        let payload = self.encode().map_err(|source| Error::Encode {
+            topic: topic.clone(),
+            source,
+        })?;
+        let mut headers = self.headers();
+        if let Some(content_type) = self.content_type()
+            && headers.first("content-type").is_none()
+        {
+            headers.push("content-type", content_type.as_bytes());
+        }
+        let message = Message {
+            id: self.id(),
+            topic,
+            partition: self.partition(),
+            key: self.key().map(Cow::into_owned),
+            headers,
+            payload,
+            event_type: self.event_type().map(Cow::into_owned),
+        };
+        message.check(self.max_bytes())?;
+        Ok(message)
+    }
+
+    /// Writes the message in the transaction that is open on the connection, and returns its id.
+    ///
+    /// With diesel it returns a `Result`, with diesel-async a future of one:
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "async", feature = "sqlite"))] {
+    /// use diesel::{Connection, SqliteConnection};
+    /// use diesel_async::AsyncConnection;
+    /// use outbox::{OutboxEvent, Error};
+    ///
+    /// #[derive(serde::Serialize, OutboxEvent)]
+    /// #[outbox(topic = "orders", key = order_id)]
+    /// struct OrderPlaced { order_id: u64 }
+    ///
+    /// fn blocking(conn: &mut SqliteConnection, event: OrderPlaced) -> Result<uuid::Uuid, Error> {
+    ///     conn.transaction(|c| event.publish(c))
+    /// }
+    ///
+    /// async fn nonblocking<C>(conn: &mut C, event: OrderPlaced) -> Result<uuid::Uuid, Error>
+    /// where
+    ///     C: AsyncConnection<Backend = diesel::sqlite::Sqlite>,
+    /// {
+    ///     conn.transaction(async |c| event.publish(c).await).await
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// The event is encoded when `publish` is called, not when the future is polled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTransaction`] if the connection has no open transaction, [`Error::Database`] if
+    /// the database refuses the row, and the errors of [`message`](Self::message). Nothing is
+    /// written then; return the error from the transaction's closure, so that it is rolled back.
+    fn publish<'c, C, M>(&self, conn: &'c mut C) -> C::Output<'c, Uuid>
+    where
+        C: Executor<M>,
+        Self: Sized,
+    {
+        publish::one(self, conn)
+    }
+}
+
+macro_rules! forward {
+    ($([$($generics:tt)*] $type:ty),+ $(,)?) => {$(
+        impl<$($generics)*> OutboxEvent for $type {
+            fn topic(&self) -> Cow<'_, str> { (**self).topic() }
+            fn partition(&self) -> Option<i32> { (**self).partition() }
+            fn key(&self) -> Option<Cow<'_, [u8]>> { (**self).key() }
+            fn headers(&self) -> Headers { (**self).headers() }
+            fn event_type(&self) -> Option<Cow<'_, str>> { (**self).event_type() }
+            fn id(&self) -> Uuid { (**self).id() }
+            fn content_type(&self) -> Option<Cow<'_, str>> { (**self).content_type() }
+            fn max_bytes(&self) -> usize { (**self).max_bytes() }
+            fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> { (**self).encode() }
+            fn message(&self) -> Result<Message, Error> { (**self).message() }
+        }
+    )+};
+}
+
+forward!(
+    ['a, E: OutboxEvent + ?Sized] &'a E,
+    [E: OutboxEvent + ?Sized] Box<E>,
+    [E: OutboxEvent + ?Sized] std::sync::Arc<E>,
+);
