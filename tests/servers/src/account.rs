@@ -7,6 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+/// Whether the harness runs as root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// In order of preference.
 const NAMES: [&str; 2] = ["postgres", "nobody"];
 
@@ -20,7 +26,7 @@ pub(crate) struct Account {
 impl Account {
     /// The account to change to: none when the harness itself is unprivileged.
     pub(crate) fn if_root() -> Result<Option<Self>> {
-        if !rustix::process::geteuid().is_root() {
+        if !is_root() {
             return Ok(None);
         }
         let passwd = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;

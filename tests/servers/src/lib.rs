@@ -17,5 +17,6 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 
+pub use self::account::is_root;
 pub use self::kafka::Kafka;
 pub use self::postgres::Postgres;
