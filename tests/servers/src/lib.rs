@@ -1,0 +1,22 @@
+//! Real servers for tests: each private to the process that starts it, on a free port of
+//! 127.0.0.1, with its data in a temporary directory, and gone when it is dropped.
+//!
+//! One file a server. What they share is beside them: [`process`] starts and ends programs,
+//! [`program`] finds them, [`cache`] keeps what was downloaded.
+
+mod account;
+mod log;
+mod port;
+mod wait;
+mod workdir;
+
+pub mod cache;
+pub mod interrupt;
+pub mod kafka;
+pub mod postgres;
+pub mod process;
+pub mod program;
+
+pub use self::account::is_root;
+pub use self::kafka::Kafka;
+pub use self::postgres::Postgres;

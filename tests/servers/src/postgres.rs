@@ -1,0 +1,317 @@
+//! A private PostgreSQL.
+
+use crate::account::Account;
+use crate::process::{self, Orphaned, Process, Signal};
+use crate::workdir::Workdir;
+use crate::{log, port, program, wait};
+use anyhow::{Context, Result, bail};
+use std::cmp::Reverse;
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The Debian package with the server.
+pub const PACKAGE: &str = "postgresql";
+
+/// Where Debian keeps the programs of each version, which are not in `PATH`.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+
+/// The directory with `initdb`, `postgres` and `psql`.
+#[derive(Debug, Clone)]
+pub struct Programs(PathBuf);
+
+impl Programs {
+    /// In `PATH`, else the newest of Debian's.
+    ///
+    /// # Errors
+    ///
+    /// When there are none, with the name of the package that brings them.
+    pub fn find() -> Result<Self> {
+        Self::find_in(&env::var_os("PATH").unwrap_or_default(), Path::new(DEBIAN))
+    }
+
+    /// In `path`, a list of directories as in `PATH`, else in `debian`, which has a directory for
+    /// each version.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::find`].
+    pub fn find_in(path: &OsStr, debian: &Path) -> Result<Self> {
+        // A link in PATH may stand alone: the others are where it leads to.
+        let beside = |initdb: PathBuf| Some(initdb.canonicalize().ok()?.parent()?.to_path_buf());
+        program::find_in("initdb", path)
+            .and_then(beside)
+            .into_iter()
+            .chain(versions(debian))
+            .find(|directory| directory.join("postgres").is_file())
+            .map(Self)
+            .with_context(|| program::missing("postgres", PACKAGE))
+    }
+
+    /// The path of one of them.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// The directories with programs in `debian`, the newest version first.
+fn versions(debian: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir(debian)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .collect();
+    found.sort_by_key(|(version, _)| Reverse(*version));
+    found.into_iter().map(|(_, directory)| directory).collect()
+}
+
+/// A PostgreSQL of one's own, on 127.0.0.1. Its superuser `postgres` needs no password. Dropping it
+/// stops it and removes its data.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Option<Process>,
+    site: Site,
+    port: u16,
+    settings: Vec<(String, String)>,
+}
+
+impl Postgres {
+    /// Starts one, with the given settings as well as in `postgresql.conf`.
+    ///
+    /// # Errors
+    ///
+    /// When the programs are missing, or it does not start: with the end of its log.
+    pub fn start(settings: &[(&str, &str)]) -> Result<Self> {
+        let site = Site::new().context("PostgreSQL cannot be set up")?;
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let (process, port) = port::with_free(|[port]| Ok((site.serve(port, &settings)?, port)))?;
+        Ok(Self {
+            process: Some(process),
+            site,
+            port,
+            settings,
+        })
+    }
+
+    /// The URL of the superuser.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it runs. It may have ended by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses to tell.
+    pub fn is_running(&mut self) -> Result<bool> {
+        match &mut self.process {
+            Some(process) => Ok(process.ended()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    /// Stops it as `pg_ctl stop --mode=fast` does: open transactions are rolled back. Its data
+    /// stay until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When it lives on.
+    pub fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.stop(Signal::INT, STOP).context("PostgreSQL"),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills it, as a crash. A process that serves a connection ends as soon as it notices: what
+    /// it was just doing, it may still do.
+    ///
+    /// # Errors
+    ///
+    /// When it lives on.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill().context("PostgreSQL"),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again, on the same port, with the same data. Stops it first when it runs.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start: with the end of its log.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        let restarted = wait::poll_unless_interrupted(START, || {
+            match self.site.serve(self.port, &self.settings) {
+                Ok(process) => Ok(Some(process)),
+                Err(error) if is_haunted(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })?;
+        self.process = Some(restarted.context("PostgreSQL: the killed one does not end")?);
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Whether it refuses to start because processes of the one that was killed still live.
+fn is_haunted(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("pre-existing shared memory block")
+}
+
+/// Where a server lives, and how it is started there.
+#[derive(Debug)]
+struct Site {
+    workdir: Workdir,
+    programs: Programs,
+    account: Option<Account>,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let site = Self {
+            workdir: Workdir::new("postgres")?,
+            programs: Programs::find()?,
+            account: Account::if_root()?,
+        };
+        for directory in [site.data(), site.socket()] {
+            fs::create_dir(&directory).context("cannot create a directory")?;
+            if let Some(account) = site.account {
+                account.own(&directory)?;
+            }
+        }
+        let mut initdb = site.command("initdb");
+        initdb.arg("--pgdata").arg(site.data());
+        initdb.args(["--username=postgres", "--auth=trust"]);
+        initdb.args(["--encoding=UTF8", "--locale=C", "--no-sync"]);
+        process::run_logged(initdb, "initdb", &site.workdir.join("initdb.log"))?;
+        Ok(site)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.workdir.join("data")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.workdir.join("socket")
+    }
+
+    /// A log for each port that was tried, so that an error shows its own.
+    fn log(&self, port: u16) -> PathBuf {
+        self.workdir.join(&format!("postgres-{port}.log"))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        // Killed, it would leave shared memory behind.
+        let mut command = process::command(self.programs.path(program), Orphaned::Quit);
+        if let Some(account) = self.account {
+            account.run(&mut command);
+        }
+        command.current_dir(self.workdir.path());
+        // Messages are searched for what went wrong.
+        command.env("LC_ALL", "C");
+        for (name, _) in env::vars_os() {
+            // PGDATA, PGPORT, PGOPTIONS: those of somebody else's server.
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// Starts the server on `port`, and waits until it takes connections.
+    fn serve(&self, port: u16, settings: &[(String, String)]) -> Result<Process> {
+        let log = self.log(port);
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data());
+        let own = [
+            ("listen_addresses", "127.0.0.1".to_owned()),
+            ("port", port.to_string()),
+            (
+                "unix_socket_directories",
+                self.socket().display().to_string(),
+            ),
+            ("max_connections", "200".to_owned()),
+        ];
+        let own = own.iter().map(|(name, value)| (*name, value));
+        let given = settings.iter().map(|(name, value)| (name.as_str(), value));
+        for (name, value) in own.chain(given) {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        // Only what this start writes says why this start fails.
+        let _ = fs::rename(&log, log.with_extension("log.old"));
+        process::log_to(&mut command, &log)?;
+
+        let mut process = Process::start(command)?;
+        let ready = wait::poll_unless_interrupted(START, || {
+            if let Some(status) = process.ended()? {
+                bail!("it ended: {status}");
+            }
+            Ok(self.is_ready(process.id()).then_some(()))
+        });
+        ready
+            .and_then(|ready| ready.context("it does not take connections"))
+            .with_context(|| format!("PostgreSQL does not start; {}", log::tail(&log)))?;
+        Ok(process)
+    }
+
+    /// Whether the server with this process id takes connections, by the file that `pg_ctl start`
+    /// waits for. Unlike a connection, it cannot be somebody else's.
+    fn is_ready(&self, process: u32) -> bool {
+        let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else {
+            return false;
+        };
+        let mut lines = text.lines().map(str::trim);
+        lines.next() == Some(process.to_string().as_str()) && lines.nth(6) == Some("ready")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn the_newest_version_with_a_server_is_taken() -> Result<()> {
+        let debian = tempfile::tempdir()?;
+        for version in ["9", "15", "16", "extra"] {
+            fs::create_dir_all(debian.path().join(version).join("bin"))?;
+        }
+        for version in ["9", "15", "extra"] {
+            File::create(debian.path().join(version).join("bin/postgres"))?;
+        }
+        let programs = Programs::find_in(OsStr::new(""), debian.path())?;
+        assert_eq!(programs.path("psql"), debian.path().join("15/bin/psql"));
+        Ok(())
+    }
+}

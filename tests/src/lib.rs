@@ -1,0 +1,56 @@
+//! What the integration tests share: where the servers are that `cargo xtask test` started.
+//!
+//! A test that uses them carries this attribute, so that a plain `cargo test` names it as ignored
+//! rather than failing:
+//!
+//! ```text
+//! #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+//! ```
+//!
+//! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
+
+pub use outbox_test_servers as servers;
+
+use anyhow::{Context, Result};
+use std::env;
+use std::path::PathBuf;
+
+/// The variable with the URL of PostgreSQL's superuser.
+pub const POSTGRES: &str = "OUTBOX_TEST_POSTGRES";
+
+/// The variable with Kafka's bootstrap address.
+pub const KAFKA: &str = "OUTBOX_TEST_KAFKA";
+
+/// The variable with the path of the `diesel` program.
+pub const DIESEL: &str = "OUTBOX_TEST_DIESEL";
+
+/// The URL of the superuser of the shared PostgreSQL: `postgres://postgres@127.0.0.1:PORT/postgres`.
+///
+/// # Errors
+///
+/// When the tests were not started by `cargo xtask test`.
+pub fn postgres_url() -> Result<String> {
+    variable(POSTGRES)
+}
+
+/// The bootstrap address of the shared Kafka: `127.0.0.1:PORT`.
+///
+/// # Errors
+///
+/// When the tests were not started by `cargo xtask test`.
+pub fn kafka_bootstrap() -> Result<String> {
+    variable(KAFKA)
+}
+
+/// The path of the `diesel` program.
+///
+/// # Errors
+///
+/// When the tests were not started by `cargo xtask test`.
+pub fn diesel_program() -> Result<PathBuf> {
+    variable(DIESEL).map(PathBuf::from)
+}
+
+fn variable(name: &str) -> Result<String> {
+    env::var(name).with_context(|| format!("{name} is not set: run `cargo xtask test`"))
+}

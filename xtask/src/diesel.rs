@@ -1,0 +1,28 @@
+//! The `diesel` program, by which users run their migrations.
+
+use crate::cargo::{cargo, succeed};
+use anyhow::Result;
+use outbox_test_servers::cache;
+use std::path::PathBuf;
+
+/// The version of diesel that the library is for.
+const VERSION: &str = "2.3";
+
+/// The path of the program. Builds it when it is not in the cache.
+pub(crate) fn install() -> Result<PathBuf> {
+    let root = cache::directory_or(&format!("diesel_cli-{VERSION}"), |directory| {
+        let root = directory.join("root");
+        let mut command = cargo(["install", "diesel_cli", "--locked"]);
+        command.arg("--version").arg(format!("~{VERSION}"));
+        command.args(["--no-default-features", "--features"]);
+        command.arg("postgres,sqlite-bundled");
+        command.arg("--root").arg(&root);
+        // Removed with the directory.
+        command.arg("--target-dir").arg(directory.join("target"));
+        // Away from the settings of this workspace.
+        command.current_dir(directory);
+        succeed(command)?;
+        Ok(root)
+    })?;
+    Ok(root.join("bin").join("diesel"))
+}

@@ -1,0 +1,55 @@
+//! The development tasks: `cargo xtask --help`. One file a task, and one for each thing that
+//! several tasks do.
+
+mod apt;
+mod cargo;
+mod diesel;
+mod prerequisites;
+mod servers;
+mod signals;
+mod steps;
+mod test;
+mod up;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The development tasks of Outbox.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check everything: formatting, lints, feature combinations, documentation, and all tests,
+    /// against a PostgreSQL and a Kafka of their own
+    Test(test::Args),
+    /// Start a PostgreSQL and a Kafka, print the environment that leads to them, and stop them on
+    /// Ctrl-C
+    Up,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = signals::watch().and_then(|()| run(&cli.task));
+    let code = match (&outcome, signals::received()) {
+        (Ok(()), None) => return ExitCode::SUCCESS,
+        (Err(_), Some(signal)) | (Ok(()), Some(signal)) => signals::exit_code(signal),
+        (Err(_), None) => 1,
+    };
+    if let Err(error) = outcome {
+        eprintln!("error: {error:#}");
+    }
+    ExitCode::from(code)
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Test(args) => test::run(args),
+        Task::Up => up::run(),
+    }
+}

@@ -1,0 +1,200 @@
+//! What has to be on the machine: installed where that may be done, else named.
+
+use crate::apt;
+use crate::cargo::{cargo, succeed};
+use anyhow::{Context, Result, bail};
+use outbox_test_servers::{kafka, postgres, process, program};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// Something that has to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    Compiler,
+    Libpq,
+    Postgres,
+    Java,
+    Maven,
+}
+
+impl Need {
+    /// For the tests.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Compiler,
+        Self::Libpq,
+        Self::Postgres,
+        Self::Java,
+        Self::Maven,
+    ];
+
+    /// For the servers alone.
+    pub(crate) const SERVERS: [Self; 3] = [Self::Postgres, Self::Java, Self::Maven];
+
+    fn is_met(self) -> bool {
+        match self {
+            Self::Compiler => ["cc", "c++", "make"]
+                .iter()
+                .all(|name| program::find(name).is_some()),
+            Self::Libpq => links("pq"),
+            Self::Postgres => postgres::Programs::find().is_ok(),
+            Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
+            Self::Maven => program::find("mvn").is_some(),
+        }
+    }
+
+    /// The Debian packages that meet it, the first of which to be known is to be taken.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Compiler => &["build-essential"],
+            Self::Libpq => &["libpq-dev"],
+            Self::Postgres => &[postgres::PACKAGE],
+            // Debian has one or the other, by its own version.
+            Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
+            Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Compiler => "cc, c++ and make: librdkafka is built from source",
+            Self::Libpq => "libpq, for linking: tests and the `diesel` program connect by it",
+            Self::Postgres => "PostgreSQL's server: the tests start one of their own",
+            Self::Java => "Java 17 or newer: Kafka runs on it",
+            Self::Maven => "Maven: it fetches Kafka",
+        }
+    }
+}
+
+/// Sees to it that the needs are met.
+pub(crate) fn provide(needs: &[Need]) -> Result<()> {
+    let missing = unmet(needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !apt::is_usable() {
+        bail!("{}", request(&missing));
+    }
+    apt::update()?;
+    let packages: Result<Vec<&str>> = missing.iter().map(|need| known(*need)).collect();
+    apt::install(&packages?)?;
+    let missing = unmet(&missing);
+    if !missing.is_empty() {
+        bail!("after the installation as before, {}", request(&missing));
+    }
+    Ok(())
+}
+
+fn unmet(needs: &[Need]) -> Vec<Need> {
+    let unmet = |need: &Need| !need.is_met();
+    needs.iter().copied().filter(unmet).collect()
+}
+
+fn known(need: Need) -> Result<&'static str> {
+    let packages = need.packages();
+    let known = packages.iter().find(|package| apt::knows(package)).copied();
+    known.with_context(|| format!("apt knows none of {packages:?}: {}", need.reason()))
+}
+
+fn request(missing: &[Need]) -> String {
+    let lines: Vec<String> = missing
+        .iter()
+        .map(|need| format!("  {:<24} {}", need.packages()[0], need.reason()))
+        .collect();
+    format!(
+        "this has to be installed first (names of Debian's packages):\n{}",
+        lines.join("\n")
+    )
+}
+
+/// Sees to it that the toolchain has `cargo fmt` and `cargo clippy`, which a minimal one lacks.
+pub(crate) fn provide_components() -> Result<()> {
+    let missing: Vec<&str> = [("fmt", "rustfmt"), ("clippy", "clippy")]
+        .into_iter()
+        .filter(|(subcommand, _)| !succeeds(&mut cargo([*subcommand, "--version"])))
+        .map(|(_, component)| component)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(rustup) = program::find("rustup") else {
+        bail!("the toolchain lacks {missing:?}, and there is no rustup to add them");
+    };
+    let mut command = process::command(rustup, process::Orphaned::Kill);
+    command.args(["component", "add"]).args(missing);
+    succeed(command)
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Whether programs can be linked with a library: what counts, wherever it is.
+fn links(library: &str) -> bool {
+    let linker = Command::new("cc")
+        .args(["-x", "c", "-", "-o", "/dev/null"])
+        .arg(format!("-l{library}"))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut linker) = linker else {
+        return false;
+    };
+    if let Some(mut input) = linker.stdin.take() {
+        // When it cannot be written, the linker fails.
+        let _ = input.write_all(b"int main(void) { return 0; }\n");
+    }
+    linker.wait().is_ok_and(|status| status.success())
+}
+
+fn java_version() -> Option<u32> {
+    let output = Command::new("java").arg("-version").output().ok()?;
+    parse_java_version(&String::from_utf8_lossy(&output.stderr))
+}
+
+/// From `openjdk version "17.0.15" 2025-04-15`, or `java version "1.8.0_452"`, which is Java 8. A
+/// line about `JAVA_TOOL_OPTIONS` may come first.
+fn parse_java_version(text: &str) -> Option<u32> {
+    let (_, version) = text.split_once(" version \"")?;
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+    match numbers.next()?.parse().ok()? {
+        1 => numbers.next()?.parse().ok(),
+        version => Some(version),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn java_versions_are_read() {
+        for (text, version) in [
+            ("openjdk version \"17.0.15\" 2025-04-15\nmore", Some(17)),
+            ("openjdk version \"21\" 2023-09-19", Some(21)),
+            ("java version \"1.8.0_452\"", Some(8)),
+            ("openjdk version \"22-ea\" 2024-03-19", Some(22)),
+            ("Picked up X: -a\nopenjdk version \"17.0.1\"", Some(17)),
+            ("bash: java: command not found", None),
+        ] {
+            assert_eq!(parse_java_version(text), version, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason() {
+        let text = request(&[Need::Java, Need::Maven]);
+        assert!(text.contains("openjdk-17-jre-headless  Java 17 or newer"));
+        assert!(text.contains("maven                    Maven: it fetches Kafka"));
+    }
+
+    #[test]
+    fn a_library_that_does_not_exist_does_not_link() {
+        assert!(links("c"));
+        assert!(!links("outbox_no_such_library"));
+    }
+}

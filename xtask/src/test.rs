@@ -1,0 +1,72 @@
+//! `cargo xtask test`: everything that has to hold before a change is accepted.
+
+use crate::cargo::{cargo, succeed};
+use crate::diesel;
+use crate::prerequisites::{self, Need};
+use crate::servers::Servers;
+use crate::steps::Steps;
+use anyhow::Result;
+use outbox_test_servers::kafka;
+
+/// Combinations of features that must build, besides all of them together.
+const FEATURES: [&str; 4] = ["", "postgres", "sqlite", "postgres,async"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to pass to `cargo test`, as in `cargo xtask test -- --package outbox -- --nocapture`
+    #[arg(last = true)]
+    cargo: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut steps = Steps::default();
+    let outcome = all(&mut steps, args);
+    eprintln!("\n{}", steps.summary());
+    outcome
+}
+
+/// What is quick to fail comes first, and the first failure is the last step.
+fn all(steps: &mut Steps, args: &Args) -> Result<()> {
+    steps.run("prerequisites", || {
+        prerequisites::provide(&Need::ALL)?;
+        prerequisites::provide_components()
+    })?;
+    steps.run("fmt", || succeed(cargo(["fmt", "--all", "--check"])))?;
+    steps.run("clippy", clippy)?;
+    steps.run("features", features)?;
+    steps.run("doc", doc)?;
+    steps.run("kafka", kafka::jars::fetch)?;
+    let diesel = steps.run("diesel", diesel::install)?;
+    let servers = steps.run("servers", Servers::start)?;
+    let tested = steps.run("tests", || {
+        let mut command = cargo(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+        command.args(&args.cargo);
+        command.envs(servers.environment());
+        command.env("OUTBOX_TEST_DIESEL", diesel);
+        succeed(command)
+    });
+    let stopped = steps.run("stop", || servers.stop());
+    tested.and(stopped)
+}
+
+fn clippy() -> Result<()> {
+    let mut command = cargo(["clippy", "--workspace", "--all-targets", "--all-features"]);
+    command.args(["--", "-D", "warnings"]);
+    succeed(command)
+}
+
+/// By clippy rather than by `cargo check`, whose warnings would pass.
+fn features() -> Result<()> {
+    for features in FEATURES {
+        let mut command = cargo(["clippy", "--package", "outbox", "--no-default-features"]);
+        command.args(["--features", features, "--", "-D", "warnings"]);
+        succeed(command)?;
+    }
+    Ok(())
+}
+
+fn doc() -> Result<()> {
+    let mut command = cargo(["doc", "--workspace", "--no-deps", "--all-features"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    succeed(command)
+}
