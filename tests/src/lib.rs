@@ -9,6 +9,9 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
+pub mod database;
+pub mod topic;
+
 pub use outbox_test_servers as servers;
 
 use anyhow::{Context, Result};

@@ -1,0 +1,212 @@
+//! Databases of a test's own, with the outbox's tables.
+
+use anyhow::{Context, Result, anyhow};
+use diesel::connection::{LoadConnection, SimpleConnection as _};
+use diesel::r2d2::R2D2Connection;
+use diesel::sql_types::{BigInt, Text};
+use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl as _, SqliteConnection};
+use diesel::sql_query;
+use diesel_migrations::MigrationHarness as _;
+use outbox::OutboxBackend;
+use outbox::store::{PostgresStore, SqliteStore, Store};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A database of a test's own: what the tests that hold for all databases need of one.
+pub trait Database: Sized {
+    /// Diesel's connection to it.
+    type Connection: R2D2Connection + LoadConnection<Backend: OutboxBackend> + Send + 'static;
+
+    /// The outbox's store on it.
+    type Store: Store;
+
+    /// A new database with the outbox's tables, and a table `counters (name, n)`.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached or refuses a statement.
+    fn create() -> Result<Self>;
+
+    /// What a connection is made from.
+    fn url(&self) -> &str;
+
+    /// The outbox's store.
+    ///
+    /// # Errors
+    ///
+    /// When there can be none.
+    fn store(&self) -> Result<Self::Store>;
+
+    /// Locks the counter of this name until the end of the transaction, and counts one up: how
+    /// writers serialise on an aggregate.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn count_up(connection: &mut Self::Connection, name: &str) -> diesel::QueryResult<i64>;
+
+    /// How many messages wait in the table `outbox`.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn waiting(&self) -> Result<i64>;
+
+    /// Runs SQL as somebody without Diesel would.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn plain_sql(&self, sql: &str) -> Result<()>;
+
+    /// A new connection.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached.
+    fn connect(&self) -> Result<Self::Connection> {
+        Ok(Self::Connection::establish(self.url())?)
+    }
+}
+
+const COUNTERS: &str = "CREATE TABLE counters (name text PRIMARY KEY, n bigint NOT NULL)";
+const COUNT_UP: &str = "INSERT INTO counters (name, n) VALUES ($1, 1) \
+    ON CONFLICT (name) DO UPDATE SET n = counters.n + 1 RETURNING n AS count";
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+/// A database on the PostgreSQL server that `cargo xtask test` started. It goes away with that
+/// server.
+#[derive(Debug)]
+pub struct Postgres {
+    url: String,
+}
+
+impl Postgres {
+    /// A new database without any tables.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached.
+    pub fn empty() -> Result<Self> {
+        let admin = crate::postgres_url()?;
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        PgConnection::establish(&admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
+        let (server, _) = admin.rsplit_once('/').context("a URL with a database")?;
+        Ok(Self {
+            url: format!("{server}/{name}"),
+        })
+    }
+}
+
+impl Database for Postgres {
+    type Connection = PgConnection;
+    type Store = PostgresStore;
+
+    fn create() -> Result<Self> {
+        let database = Self::empty()?;
+        let mut connection = database.connect()?;
+        connection
+            .run_pending_migrations(outbox::migrations::POSTGRES)
+            .map_err(|error| anyhow!(error))?;
+        connection.batch_execute(COUNTERS)?;
+        Ok(database)
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn store(&self) -> Result<PostgresStore> {
+        Ok(PostgresStore::new(&self.url)?)
+    }
+
+    fn count_up(connection: &mut PgConnection, name: &str) -> diesel::QueryResult<i64> {
+        let row: Count = sql_query(COUNT_UP)
+            .bind::<Text, _>(name)
+            .get_result(connection)?;
+        Ok(row.count)
+    }
+
+    fn waiting(&self) -> Result<i64> {
+        let row: Count =
+            sql_query("SELECT count(*) FROM outbox").get_result(&mut self.connect()?)?;
+        Ok(row.count)
+    }
+
+    fn plain_sql(&self, sql: &str) -> Result<()> {
+        let output = std::process::Command::new("psql")
+            .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname"])
+            .args([&self.url, "--command", sql])
+            .output()
+            .context("psql")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "psql: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+}
+
+/// A SQLite file in a temporary folder.
+#[derive(Debug)]
+pub struct SqliteFile {
+    url: String,
+    _folder: TempDir,
+}
+
+impl Database for SqliteFile {
+    type Connection = SqliteConnection;
+    type Store = SqliteStore;
+
+    fn create() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("test.sqlite");
+        let database = Self {
+            url: path.to_str().context("a path in UTF-8")?.to_owned(),
+            _folder: folder,
+        };
+        let mut connection = database.connect()?;
+        connection
+            .run_pending_migrations(outbox::migrations::SQLITE)
+            .map_err(|error| anyhow!(error))?;
+        connection.batch_execute(COUNTERS)?;
+        Ok(database)
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn store(&self) -> Result<SqliteStore> {
+        Ok(SqliteStore::new(&self.url))
+    }
+
+    fn connect(&self) -> Result<SqliteConnection> {
+        let mut connection = SqliteConnection::establish(&self.url)?;
+        connection.batch_execute("PRAGMA busy_timeout = 20000; PRAGMA journal_mode = WAL")?;
+        Ok(connection)
+    }
+
+    fn count_up(connection: &mut SqliteConnection, name: &str) -> diesel::QueryResult<i64> {
+        let row: Count = sql_query(COUNT_UP)
+            .bind::<Text, _>(name)
+            .get_result(connection)?;
+        Ok(row.count)
+    }
+
+    fn waiting(&self) -> Result<i64> {
+        let row: Count = sql_query("SELECT count(*) AS count FROM outbox")
+            .get_result::<Count>(&mut self.connect()?)?;
+        Ok(row.count)
+    }
+
+    fn plain_sql(&self, sql: &str) -> Result<()> {
+        Ok(self.connect()?.batch_execute(sql)?)
+    }
+}

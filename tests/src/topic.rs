@@ -1,0 +1,226 @@
+//! Topics of a test's own, and what arrived in them, read back from the brokers.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use uuid::Uuid;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Brokers: the real ones that `cargo xtask test` started, or else rdkafka's in this process.
+#[allow(missing_debug_implementations)]
+pub struct Kafka {
+    bootstrap: String,
+    /// Lives as long as this does.
+    mock: Option<MockCluster<'static, DefaultProducerContext>>,
+}
+
+impl Kafka {
+    /// Brokers for a test.
+    ///
+    /// # Errors
+    ///
+    /// When there can be none in this process.
+    pub fn new() -> Result<Self> {
+        match crate::kafka_bootstrap() {
+            Ok(bootstrap) => Ok(Self {
+                bootstrap,
+                mock: None,
+            }),
+            Err(_) => {
+                let mock = MockCluster::new(1)?;
+                Ok(Self {
+                    bootstrap: mock.bootstrap_servers(),
+                    mock: Some(mock),
+                })
+            }
+        }
+    }
+
+    /// Where clients connect.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Creates a topic with a name of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn create_topic(&self, partitions: i32) -> Result<Topic> {
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        if let Some(mock) = &self.mock {
+            mock.create_topic(&name, partitions, 1)?;
+        } else {
+            let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+                .set("bootstrap.servers", &self.bootstrap)
+                .create()?;
+            let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+            let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            let created = runtime.block_on(admin.create_topics([&topic], &options))?;
+            for result in created {
+                result.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
+            }
+        }
+        Topic::new(&self.bootstrap, name, partitions)
+    }
+}
+
+/// A topic and a consumer of it, from its beginning.
+#[allow(missing_debug_implementations)]
+pub struct Topic {
+    name: String,
+    consumer: BaseConsumer,
+    partitions: i32,
+}
+
+/// What arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// The partition.
+    pub partition: i32,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The payload. `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+    /// The headers, in order.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Arrived {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let header = self.headers.iter().find(|(header, _)| header == name);
+        header.map(|(_, value)| value.as_slice())
+    }
+
+    /// The message id, from the header `outbox-id`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn id(&self) -> Result<Uuid> {
+        let header = self.header("outbox-id").context("no header outbox-id")?;
+        Ok(Uuid::parse_str(std::str::from_utf8(header)?)?)
+    }
+
+    /// The payload as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.payload.as_deref().unwrap_or_default()).into_owned()
+    }
+}
+
+impl Topic {
+    fn new(bootstrap: &str, name: String, partitions: i32) -> Result<Self> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", &name)
+            .set("enable.auto.commit", "false")
+            .create()?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assignment.add_partition_offset(&name, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&assignment)?;
+        Ok(Self {
+            name,
+            consumer,
+            partitions,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
+    /// last one ended.
+    ///
+    /// # Errors
+    ///
+    /// When they don't arrive within 30 seconds.
+    pub fn wait_for(&self, count: usize) -> Result<Vec<Arrived>> {
+        let deadline = Instant::now() + TIMEOUT;
+        let mut arrived = Vec::with_capacity(count);
+        while arrived.len() < count {
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {count} messages arrived: {arrived:?}",
+                arrived.len()
+            );
+            arrived.extend(self.poll()?);
+        }
+        Ok(arrived)
+    }
+
+    /// Reads all that is in the topic now, to see also what should not be there. It goes on where the
+    /// last call ended.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers can't be asked.
+    pub fn read_to_end(&self) -> Result<Vec<Arrived>> {
+        let mut missing = HashMap::new();
+        for partition in 0..self.partitions {
+            let (_, end) = self
+                .consumer
+                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
+            missing.insert(partition, end);
+        }
+        let position = self.consumer.position()?;
+        for element in position.elements() {
+            if let Offset::Offset(next) = element.offset()
+                && missing.get(&element.partition()) <= Some(&next)
+            {
+                missing.remove(&element.partition());
+            }
+        }
+        missing.retain(|_, end| *end > 0);
+        let deadline = Instant::now() + TIMEOUT;
+        let mut arrived = Vec::new();
+        while !missing.is_empty() {
+            ensure!(Instant::now() < deadline, "the end is not reached: {missing:?}");
+            let Some(message) = self.consumer.poll(Duration::from_millis(100)).transpose()? else {
+                continue;
+            };
+            if missing.get(&message.partition()) == Some(&(message.offset() + 1)) {
+                missing.remove(&message.partition());
+            }
+            arrived.push(owned(&message));
+        }
+        Ok(arrived)
+    }
+
+    fn poll(&self) -> Result<Option<Arrived>> {
+        let message = self.consumer.poll(Duration::from_millis(100)).transpose()?;
+        Ok(message.as_ref().map(owned))
+    }
+}
+
+fn owned(message: &BorrowedMessage<'_>) -> Arrived {
+    let headers = message.headers().map(|headers| {
+        let owned = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (
+                header.key.to_owned(),
+                header.value.unwrap_or_default().to_vec(),
+            )
+        };
+        headers.iter().map(owned).collect()
+    });
+    Arrived {
+        partition: message.partition(),
+        key: message.key().map(<[u8]>::to_vec),
+        payload: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+    }
+}
