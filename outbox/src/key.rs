@@ -39,6 +39,8 @@ pub enum Raw {}
 #[derive(Debug)]
 pub struct Optional<Form>(std::marker::PhantomData<Form>);
 
+// Without `do_not_recommend`, errors would name only the missing `Display`, and not the text above.
+#[diagnostic::do_not_recommend]
 impl<T: Display + ?Sized> AsBytes<Text> for T {
     fn as_bytes_value(&self) -> Option<Cow<'_, [u8]>> {
         Some(Cow::Owned(self.to_string().into_bytes()))
@@ -60,14 +62,23 @@ raw!(
     [] Vec<u8>,
     [] Box<[u8]>,
     [] std::sync::Arc<[u8]>,
-    ['a] &'a [u8],
-    ['a] &'a Vec<u8>,
     ['a] Cow<'a, [u8]>,
     [const N: usize] [u8; N],
-    ['a, const N: usize] &'a [u8; N],
 );
 
+impl<T: AsBytes<Raw> + ?Sized> AsBytes<Raw> for &T {
+    fn as_bytes_value(&self) -> Option<Cow<'_, [u8]>> {
+        T::as_bytes_value(self)
+    }
+}
+
 impl<T: AsBytes<Form>, Form> AsBytes<Optional<Form>> for Option<T> {
+    fn as_bytes_value(&self) -> Option<Cow<'_, [u8]>> {
+        self.as_ref().and_then(T::as_bytes_value)
+    }
+}
+
+impl<T: AsBytes<Form>, Form> AsBytes<Optional<Form>> for &Option<T> {
     fn as_bytes_value(&self) -> Option<Cow<'_, [u8]>> {
         self.as_ref().and_then(T::as_bytes_value)
     }

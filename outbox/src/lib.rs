@@ -34,23 +34,5 @@ pub use self::publish::Async;
 pub use self::publish::{Blocking, Executor, OutboxBackend, publish_all};
 pub use self::topic::MAX_TOPIC_BYTES;
 
-/// What the expansion of `#[derive(OutboxEvent)]` needs. Not for use by hand, and it may change in
-/// any release.
 #[doc(hidden)]
-pub mod __ {
-    pub use std::borrow::Cow;
-    pub use std::option::Option;
-    pub use std::result::Result;
-    pub use std::string::String;
-    pub use std::vec::Vec;
-
-    /// Checks a topic at compile time.
-    pub const fn check_topic(topic: &str) -> &str {
-        match crate::topic::check(topic) {
-            Ok(()) => topic,
-            Err(_) => {
-                panic!("not a topic name: 1 to 249 of [a-zA-Z0-9._-], and not \".\" or \"..\"")
-            }
-        }
-    }
-}
+pub mod __;

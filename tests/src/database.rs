@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, anyhow};
 use diesel::connection::{LoadConnection, SimpleConnection as _};
 use diesel::r2d2::R2D2Connection;
+use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl as _, SqliteConnection};
-use diesel::sql_query;
 use diesel_migrations::MigrationHarness as _;
 use outbox::OutboxBackend;
 use outbox::store::{PostgresStore, SqliteStore, Store};
@@ -140,7 +140,12 @@ impl Database for Postgres {
 
     fn plain_sql(&self, sql: &str) -> Result<()> {
         let output = std::process::Command::new("psql")
-            .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname"])
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--set=ON_ERROR_STOP=1",
+                "--dbname",
+            ])
             .args([&self.url, "--command", sql])
             .output()
             .context("psql")?;

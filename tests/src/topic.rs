@@ -189,7 +189,10 @@ impl Topic {
         let deadline = Instant::now() + TIMEOUT;
         let mut arrived = Vec::new();
         while !missing.is_empty() {
-            ensure!(Instant::now() < deadline, "the end is not reached: {missing:?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the end is not reached: {missing:?}"
+            );
             let Some(message) = self.consumer.poll(Duration::from_millis(100)).transpose()? else {
                 continue;
             };

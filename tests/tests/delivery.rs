@@ -70,9 +70,7 @@ fn deliver<D: Database>(
 /// Publishes a last message, so that there is something to wait for when nothing else may arrive.
 fn publish_marker<D: Database>(database: &D, topic: &Topic) -> Result<Uuid> {
     let marker = Message::new(topic.name()).with_payload("marker");
-    Ok(database
-        .connect()?
-        .transaction(|c| marker.publish(c))?)
+    Ok(database.connect()?.transaction(|c| marker.publish(c))?)
 }
 
 fn what_is_committed_arrives<D: Database>() -> Result<()> {
@@ -90,10 +88,20 @@ fn what_is_committed_arrives<D: Database>() -> Result<()> {
     assert_eq!(message.id()?, id);
     assert_eq!(message.key.as_deref(), Some(&b"17"[..]));
     assert_eq!(message.text(), r#"{"order_id":17,"total_cents":4200}"#);
-    let names: Vec<_> = message.headers.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["tenant-id", "content-type", "outbox-id", "outbox-type"]);
+    let names: Vec<_> = message
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["tenant-id", "content-type", "outbox-id", "outbox-type"]
+    );
     assert_eq!(message.header("tenant-id"), Some(&b"acme"[..]));
-    assert_eq!(message.header("content-type"), Some(&b"application/json"[..]));
+    assert_eq!(
+        message.header("content-type"),
+        Some(&b"application/json"[..])
+    );
     assert_eq!(message.header("outbox-type"), Some(&b"OrderPlaced"[..]));
     Ok(())
 }
@@ -104,7 +112,10 @@ fn what_is_rolled_back_does_not_arrive<D: Database>() -> Result<()> {
     let mut connection = database.connect()?;
     let rolled_back = connection.transaction::<(), outbox::Error, _>(|c| {
         OrderPlaced::new(&topic, 1).publish(c)?;
-        publish_all(c, [OrderPlaced::new(&topic, 2), OrderPlaced::new(&topic, 3)])?;
+        publish_all(
+            c,
+            [OrderPlaced::new(&topic, 2), OrderPlaced::new(&topic, 3)],
+        )?;
         Err(DieselError::RollbackTransaction.into())
     });
     assert!(rolled_back.is_err());
@@ -127,12 +138,16 @@ fn a_savepoint_that_is_rolled_back_does_not_arrive<D: Database>() -> Result<()> 
             Err(DieselError::RollbackTransaction)
         });
         assert_eq!(inner, Err(DieselError::RollbackTransaction));
-        let last = c.transaction::<_, DieselError, _>(|c| Ok(OrderPlaced::new(&topic, 3).publish(c)?))?;
+        let last =
+            c.transaction::<_, DieselError, _>(|c| Ok(OrderPlaced::new(&topic, 3).publish(c)?))?;
         Ok([first, last])
     })?;
 
     let (_, arrived) = deliver(&database, &kafka, &topic, 2)?;
-    let ids = arrived.iter().map(Arrived::id).collect::<Result<Vec<_>>>()?;
+    let ids = arrived
+        .iter()
+        .map(Arrived::id)
+        .collect::<Result<Vec<_>>>()?;
     assert_eq!(ids, kept);
     Ok(())
 }
@@ -178,7 +193,9 @@ fn write_concurrently<D: Database>(
             })
             .collect();
         writers.into_iter().try_for_each(|writer| {
-            writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?
+            writer
+                .join()
+                .map_err(|_| anyhow::anyhow!("a writer panicked"))?
         })
     })?;
     Ok(WRITERS * TRANSACTIONS)
@@ -303,7 +320,10 @@ fn ten_thousand_at_once_arrive_in_order<D: Database>() -> Result<()> {
     assert_eq!(report.delivered, COUNT as u64);
     assert_eq!(arrived.len(), COUNT);
     let sent: HashSet<_> = ids.into_iter().collect();
-    let got = arrived.iter().map(Arrived::id).collect::<Result<HashSet<_>>>()?;
+    let got = arrived
+        .iter()
+        .map(Arrived::id)
+        .collect::<Result<HashSet<_>>>()?;
     assert_eq!(got, sent);
     let last = assert_counted_up(&arrived, |m| format!("{:?}", m.key))?;
     assert_eq!(last.len(), 100);
@@ -359,8 +379,14 @@ fn a_graceful_stop_settles_what_was_delivered<D: Database>() -> Result<()> {
     const COUNT: usize = 20_000;
     let (database, kafka) = (D::create()?, Kafka::new()?);
     let topic = kafka.create_topic(1)?;
-    let events = (0..COUNT).map(|n| Message::new(topic.name()).with_key("k").with_payload(n.to_string()));
-    database.connect()?.transaction(|c| publish_all(c, events))?;
+    let events = (0..COUNT).map(|n| {
+        Message::new(topic.name())
+            .with_key("k")
+            .with_payload(n.to_string())
+    });
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, events))?;
 
     let first = run(&database, &kafka)?;
     let mut arrived = topic.wait_for(1)?;

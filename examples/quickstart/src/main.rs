@@ -72,7 +72,12 @@ async fn on_embedded_parts() -> anyhow::Result<(Placed, Arrived)> {
             .await?;
         connections.push(connection);
     }
-    play(SqliteStore::new(file), connections, kafka.bootstrap_servers()).await
+    play(
+        SqliteStore::new(file),
+        connections,
+        kafka.bootstrap_servers(),
+    )
+    .await
 }
 
 async fn on_real_servers(url: String, brokers: &str) -> anyhow::Result<(Placed, Arrived)> {
@@ -150,7 +155,10 @@ async fn write<C: Shop>(mut connection: C, writer: usize) -> anyhow::Result<Plac
         let customer = CUSTOMERS[(writer + turn) % CUSTOMERS.len()];
         let total_cents = 100 * (1 + turn as i64);
         let card_is_good = turn % 5 != 4;
-        match connection.place_order(customer, total_cents, card_is_good).await {
+        match connection
+            .place_order(customer, total_cents, card_is_good)
+            .await
+        {
             Ok(()) => placed.committed += 1,
             Err(OrderError::CardRefused) => placed.rolled_back += 1,
             Err(OrderError::Database(error)) => return Err(error.into()),
@@ -162,7 +170,9 @@ async fn write<C: Shop>(mut connection: C, writer: usize) -> anyhow::Result<Plac
 /// Reads until all expected messages are there, or patience ends.
 fn read(mut reader: Reader, expected: &watch::Receiver<Option<usize>>) -> anyhow::Result<Reader> {
     let deadline = Instant::now() + PATIENCE;
-    while expected.borrow().is_none_or(|count| reader.delivered() < count)
+    while expected
+        .borrow()
+        .is_none_or(|count| reader.delivered() < count)
         && Instant::now() < deadline
     {
         reader.poll()?;

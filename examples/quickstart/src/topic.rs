@@ -96,7 +96,10 @@ impl Reader {
     /// Reads all that is in the topic now, to see also what should not be there.
     pub fn read_to_end(mut self) -> anyhow::Result<Arrived> {
         let ends = ends(&self.consumer)?;
-        while ends.iter().any(|(partition, end)| self.next[partition] < *end) {
+        while ends
+            .iter()
+            .any(|(partition, end)| self.next[partition] < *end)
+        {
             self.poll()?;
         }
         Ok(self.arrived)

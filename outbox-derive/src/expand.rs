@@ -1,0 +1,487 @@
+//! The code that is generated. It names everything by absolute paths, so that it means the same
+//! beside types named `Result` or `Option` and without a prelude.
+
+use std::collections::BTreeMap;
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{Expr, GenericParam, Generics, LitByteStr, LitStr, Path, parse_quote};
+
+use crate::ast::{Field, Input};
+use crate::template::escape;
+use crate::validate::{Encoding, Part, Plan, Planned, Source};
+
+/// The implementation of the trait.
+pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
+    let expansion = Expansion::new(input, plan);
+    let methods = [
+        Some(expansion.topic()),
+        expansion.partition(),
+        expansion.key(),
+        expansion.headers(),
+        Some(expansion.event_type()),
+        expansion.id(),
+        expansion.content_type(),
+        expansion.max_bytes(),
+        Some(expansion.encode()),
+    ];
+    let generics = expansion.generics();
+    implementation(input, &generics, &methods.into_iter().flatten().collect())
+}
+
+/// An implementation without meaning. It stands beside errors, so that each use of the type is not
+/// an error too.
+pub(crate) fn fallback(input: &Input) -> TokenStream {
+    let krate = krate(input);
+    let methods = quote! {
+        fn topic(&self) -> #krate::__::Cow<'_, str> {
+            loop {}
+        }
+
+        fn encode(
+            &self,
+        ) -> #krate::__::Result<#krate::__::Option<#krate::__::Vec<u8>>, #krate::BoxError> {
+            loop {}
+        }
+    };
+    implementation(input, &input.generics, &methods)
+}
+
+fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> TokenStream {
+    let (krate, ident) = (krate(input), &input.ident);
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    quote! {
+        const _: () = {
+            #[automatically_derived]
+            // A field is bound if an expression may mean it, which is not always so.
+            #[allow(deprecated, unused_variables)]
+            impl #impl_generics #krate::OutboxEvent for #ident #type_generics #where_clause {
+                #methods
+            }
+        };
+    }
+}
+
+fn krate(input: &Input) -> Path {
+    match &input.container.krate {
+        Some(path) => path.value.clone(),
+        None => parse_quote!(::outbox),
+    }
+}
+
+/// Shows mistakes at a user's token, but resolves names as the expansion does.
+fn at(span: Span) -> Span {
+    Span::call_site().located_at(span)
+}
+
+struct Expansion<'a> {
+    input: &'a Input,
+    plan: &'a Plan<'a>,
+    /// The path of the library.
+    krate: Path,
+    /// `Option::None`.
+    none: TokenStream,
+}
+
+impl<'a> Expansion<'a> {
+    fn new(input: &'a Input, plan: &'a Plan<'a>) -> Self {
+        let krate = krate(input);
+        Self {
+            input,
+            plan,
+            none: quote!(#krate::__::Option::None),
+            krate,
+        }
+    }
+
+    fn topic(&self) -> TokenStream {
+        let krate = &self.krate;
+        let body = self.each(|case, used| match &case.topic {
+            Source::Path(path) => self.constant_topic(path),
+            source => self.text(source, used),
+        });
+        quote! {
+            fn topic(&self) -> #krate::__::Cow<'_, str> {
+                #body
+            }
+        }
+    }
+
+    /// A constant is checked at compile time. One that depends on generic parameters can only be
+    /// checked where they are known.
+    fn constant_topic(&self, path: &Path) -> TokenStream {
+        let krate = &self.krate;
+        let check = quote_spanned!(at(path.span())=> #krate::__::check_topic(#path));
+        if self.depends_on_generics(path) {
+            return quote!(#krate::__::Cow::Borrowed(const { #check }));
+        }
+        quote! {{
+            const _: &str = #check;
+            #krate::__::Cow::Borrowed(#path)
+        }}
+    }
+
+    fn depends_on_generics(&self, path: &Path) -> bool {
+        path.segments.first().is_some_and(|first| {
+            let mut params = self.input.generics.type_params();
+            first.ident == "Self" || params.any(|param| param.ident == first.ident)
+        })
+    }
+
+    fn partition(&self) -> Option<TokenStream> {
+        let krate = &self.krate;
+        let body = self.each_given(
+            |case| case.partition.as_ref(),
+            |source, used| {
+                let value = self.reference(source, used);
+                quote_spanned!(at(source.span())=> #krate::__::partition(#value))
+            },
+            &self.none,
+        )?;
+        Some(quote! {
+            fn partition(&self) -> #krate::__::Option<i32> {
+                #body
+            }
+        })
+    }
+
+    fn key(&self) -> Option<TokenStream> {
+        let krate = &self.krate;
+        let body = self.each_given(
+            |case| case.key.as_ref(),
+            |source, used| match source {
+                Source::Constant(text) => {
+                    let bytes = LitByteStr::new(text.as_bytes(), Span::call_site());
+                    quote!(#krate::__::Option::Some(#krate::__::Cow::Borrowed(#bytes)))
+                }
+                Source::Template(parts, span) => {
+                    let text = self.format(parts, *span, used);
+                    quote! {
+                        #krate::__::Option::Some(
+                            #krate::__::Cow::Owned(#krate::__::String::into_bytes(#text)),
+                        )
+                    }
+                }
+                source => {
+                    let value = self.reference(source, used);
+                    quote_spanned!(at(source.span())=> #krate::__::key(#value))
+                }
+            },
+            &self.none,
+        )?;
+        Some(quote! {
+            fn key(&self) -> #krate::__::Option<#krate::__::Cow<'_, [u8]>> {
+                #body
+            }
+        })
+    }
+
+    fn headers(&self) -> Option<TokenStream> {
+        if self.plan.cases.iter().all(|case| case.headers.is_empty()) {
+            return None;
+        }
+        let krate = &self.krate;
+        let headers = Ident::new("headers", Span::mixed_site());
+        let body = self.each(|case, used| {
+            let pushes = case.headers.iter().map(|header| {
+                let value = self.reference(&header.value, used);
+                let name = &header.name;
+                quote_spanned! {at(header.value.span())=>
+                    #krate::__::push_header(&mut #headers, #name, #value);
+                }
+            });
+            quote!({ #(#pushes)* })
+        });
+        Some(quote! {
+            fn headers(&self) -> #krate::Headers {
+                let mut #headers = #krate::Headers::new();
+                #body
+                #headers
+            }
+        })
+    }
+
+    fn event_type(&self) -> TokenStream {
+        let krate = &self.krate;
+        let body = self.each(|case, used| {
+            let text = self.text(&case.event_type, used);
+            quote!(#krate::__::Option::Some(#text))
+        });
+        quote! {
+            fn event_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
+                #body
+            }
+        }
+    }
+
+    fn id(&self) -> Option<TokenStream> {
+        let krate = &self.krate;
+        let body = self.each_given(
+            |case| case.id.as_ref(),
+            |source, used| {
+                let value = self.reference(source, used);
+                quote_spanned!(at(source.span())=> #krate::__::id(#value))
+            },
+            // As the trait has it.
+            &quote!(#krate::uuid::Uuid::now_v7()),
+        )?;
+        Some(quote! {
+            fn id(&self) -> #krate::uuid::Uuid {
+                #body
+            }
+        })
+    }
+
+    fn max_bytes(&self) -> Option<TokenStream> {
+        let body = self.each_given(
+            |case| case.max_bytes.as_ref(),
+            |source, used| match source {
+                Source::Field(field, span) => {
+                    let field = used.bind(field, *span);
+                    quote!(*#field)
+                }
+                Source::Expr(expr, fields) => {
+                    used.bind_all(fields);
+                    quote!(#expr)
+                }
+                Source::Path(path) => quote!(#path),
+                Source::Constant(_) | Source::Template(..) => TokenStream::new(),
+            },
+            &self.none,
+        )?;
+        Some(quote! {
+            fn max_bytes(&self) -> usize {
+                #body
+            }
+        })
+    }
+
+    fn content_type(&self) -> Option<TokenStream> {
+        let krate = &self.krate;
+        let encoder = self.encoder()?;
+        if self.plan.cases.iter().all(|case| case.tombstone) {
+            return None;
+        }
+        let body = self.each(|case, _| match case.tombstone {
+            true => self.none.clone(),
+            false => quote_spanned! {at(encoder.span())=>
+                #krate::__::Option::map(
+                    <#encoder as #krate::Encoder<Self>>::CONTENT_TYPE,
+                    #krate::__::Cow::Borrowed,
+                )
+            },
+        });
+        Some(quote! {
+            fn content_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
+                #body
+            }
+        })
+    }
+
+    fn encode(&self) -> TokenStream {
+        let krate = &self.krate;
+        let this = quote!(self);
+        let encoded = match (&self.plan.encoding, self.encoder()) {
+            (Encoding::Function(function), _) => quote_spanned! {at(function.span())=>
+                #krate::__::encoded(#function(#this))
+            },
+            (_, encoder) => quote_spanned! {at(encoder.span())=>
+                <#encoder as #krate::Encoder<Self>>::encode(#this)
+            },
+        };
+        let body = self.each(|case, _| match case.tombstone {
+            true => quote!(#krate::__::Result::Ok(#krate::__::Option::None)),
+            false => encoded.clone(),
+        });
+        quote! {
+            fn encode(
+                &self,
+            ) -> #krate::__::Result<#krate::__::Option<#krate::__::Vec<u8>>, #krate::BoxError> {
+                #body
+            }
+        }
+    }
+
+    /// The encoder type. `encode_with` has none.
+    fn encoder(&self) -> Option<TokenStream> {
+        let krate = &self.krate;
+        match self.plan.encoding {
+            // Shown at the type's name, which is what lacks `Serialize`.
+            Encoding::Default => Some(quote_spanned!(at(self.input.ident.span())=> #krate::Json)),
+            Encoding::Encoder(encoder) => Some(encoder.to_token_stream()),
+            Encoding::Function(_) => None,
+        }
+    }
+
+    /// The type's own generics with what the encoder needs. Only a generic type needs that said:
+    /// for any other the compiler finds out by itself, and tells in better words.
+    fn generics(&self) -> Generics {
+        let mut generics = self.input.generics.clone();
+        let is_generic = generics
+            .params
+            .iter()
+            .any(|param| matches!(param, GenericParam::Type(_)));
+        if let Some(bound) = self.plan.bound {
+            let predicates = &mut generics.make_where_clause().predicates;
+            predicates.extend(bound.iter().cloned());
+        } else if is_generic
+            && let Some(encoder) = self.encoder()
+            && !self.plan.cases.iter().all(|case| case.tombstone)
+        {
+            let (krate, ident) = (&self.krate, &self.input.ident);
+            let (_, type_generics, _) = self.input.generics.split_for_impl();
+            let predicate = parse_quote!(#encoder: #krate::Encoder<#ident #type_generics>);
+            generics.make_where_clause().predicates.push(predicate);
+        }
+        generics
+    }
+
+    /// A topic or an event type.
+    fn text(&self, source: &Source<'a>, used: &mut Used<'a>) -> TokenStream {
+        let krate = &self.krate;
+        match source {
+            Source::Constant(text) => quote!(#krate::__::Cow::Borrowed(#text)),
+            Source::Template(parts, span) => {
+                let text = self.format(parts, *span, used);
+                quote!(#krate::__::Cow::Owned(#text))
+            }
+            source => {
+                let value = self.reference(source, used);
+                quote_spanned!(at(source.span())=> #krate::__::text(#value))
+            }
+        }
+    }
+
+    /// A reference to a value. Bindings are references already.
+    fn reference(&self, source: &Source<'a>, used: &mut Used<'a>) -> TokenStream {
+        match source {
+            Source::Constant(text) => quote!(#text),
+            Source::Field(field, span) => used.bind(field, *span).into_token_stream(),
+            Source::Template(parts, span) => {
+                let text = self.format(parts, *span, used);
+                quote!(&#text)
+            }
+            Source::Path(path) => quote_spanned!(at(path.span())=> &#path),
+            Source::Expr(expr, fields) => {
+                used.bind_all(fields);
+                let and = quote_spanned!(at(expr.span())=> &);
+                match needs_parentheses(expr) {
+                    true => quote!(#and (#expr)),
+                    false => quote!(#and #expr),
+                }
+            }
+        }
+    }
+
+    /// A template as a call of `format!`, with its fields as numbered arguments.
+    fn format(&self, parts: &[Part<'a>], span: Span, used: &mut Used<'a>) -> TokenStream {
+        let krate = &self.krate;
+        let mut format = String::new();
+        let mut arguments = Vec::new();
+        for part in parts {
+            match part {
+                Part::Text(text) => format.push_str(&escape(text)),
+                Part::Field(field, spec) => {
+                    format.push_str(&format!("{{{}:{spec}}}", arguments.len()));
+                    arguments.push(used.bind(field, span));
+                }
+            }
+        }
+        let format = LitStr::new(&format, span);
+        quote_spanned!(at(span)=> #krate::__::format!(#format #(, #arguments)*))
+    }
+
+    /// The value for each case: a `match`, unless it is the same for all and uses no field.
+    fn each(&self, value: impl Fn(&'a Planned<'a>, &mut Used<'a>) -> TokenStream) -> TokenStream {
+        let arms: Vec<_> = self
+            .plan
+            .cases
+            .iter()
+            .map(|case| {
+                let mut used = Used::default();
+                let value = value(case, &mut used);
+                (case, used, value)
+            })
+            .collect();
+        if let Some((_, _, first)) = arms.first()
+            && arms.iter().all(|(_, used, _)| used.fields.is_empty())
+            && arms.iter().all(|(_, _, value)| same(value, first))
+        {
+            return first.clone();
+        }
+        let arms = arms.iter().map(|(planned, used, value)| {
+            let variant = planned.case.variant.iter();
+            let fields = used.fields.values().map(|field| {
+                let (member, binding) = (&field.member, &field.binding);
+                match field.has_name() {
+                    true => quote!(#binding,),
+                    false => quote!(#member: #binding,),
+                }
+            });
+            quote!(Self #(::#variant)* { #(#fields)* .. } => #value,)
+        });
+        quote!(match self { #(#arms)* })
+    }
+
+    /// The value for each case that has one, and the default for the others. `None` if no case has
+    /// one: the trait's default is right then.
+    fn each_given(
+        &self,
+        source: impl Fn(&'a Planned<'a>) -> Option<&'a Source<'a>>,
+        value: impl Fn(&'a Source<'a>, &mut Used<'a>) -> TokenStream,
+        default: &TokenStream,
+    ) -> Option<TokenStream> {
+        self.plan.cases.iter().find_map(&source)?;
+        Some(self.each(|case, used| {
+            source(case).map_or_else(|| default.clone(), |source| value(source, used))
+        }))
+    }
+}
+
+fn same(one: &TokenStream, other: &TokenStream) -> bool {
+    one.to_string() == other.to_string()
+}
+
+/// Whether `&` before the expression would bind to a part of it.
+fn needs_parentheses(expr: &Expr) -> bool {
+    !matches!(
+        expr,
+        Expr::Array(_)
+            | Expr::Block(_)
+            | Expr::Call(_)
+            | Expr::Field(_)
+            | Expr::Index(_)
+            | Expr::Lit(_)
+            | Expr::Macro(_)
+            | Expr::MethodCall(_)
+            | Expr::Paren(_)
+            | Expr::Path(_)
+            | Expr::Reference(_)
+            | Expr::Tuple(_)
+            | Expr::Unary(_)
+    )
+}
+
+/// The fields that an arm binds, in order of their names.
+#[derive(Default)]
+struct Used<'a> {
+    fields: BTreeMap<String, &'a Field>,
+}
+
+impl<'a> Used<'a> {
+    /// Binds a field, and returns its binding for use at a place of the user's.
+    fn bind(&mut self, field: &'a Field, span: Span) -> Ident {
+        self.fields.insert(field.binding.to_string(), field);
+        let mut binding = field.binding.clone();
+        binding.set_span(field.binding.span().located_at(span));
+        binding
+    }
+
+    /// Binds what an expression mentions.
+    fn bind_all(&mut self, fields: &[&'a Field]) {
+        for field in fields {
+            self.fields.insert(field.binding.to_string(), field);
+        }
+    }
+}

@@ -1,0 +1,627 @@
+//! All checks that need more than one token, and the plan of what to generate that they leave.
+
+use std::collections::BTreeSet;
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::ToTokens as _;
+use syn::ext::IdentExt as _;
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned as _;
+use syn::{Expr, ExprLit, ExprPath, Ident, Lit, LitStr, Path, Token, Type, UnOp, WherePredicate};
+
+use crate::ast::{Case, Field, Input, Shape};
+use crate::attr::{Container, Setting, Settings, Value};
+use crate::diagnostic::{Errors, did_you_mean, nearest};
+use crate::template::{Piece, Template};
+
+/// The header that carries the schema version. Names that start with `outbox-` belong to the
+/// library, which would refuse one of them here.
+const VERSION_HEADER: &str = "schema-version";
+
+/// What is to be generated.
+pub(crate) struct Plan<'a> {
+    pub(crate) bound: Option<&'a Punctuated<WherePredicate, Token![,]>>,
+    pub(crate) encoding: Encoding<'a>,
+    pub(crate) cases: Vec<Planned<'a>>,
+}
+
+pub(crate) enum Encoding<'a> {
+    /// The encoder `Json`.
+    Default,
+    Encoder(&'a Type),
+    Function(&'a ExprPath),
+}
+
+/// What is to be generated for a case.
+pub(crate) struct Planned<'a> {
+    pub(crate) case: &'a Case,
+    pub(crate) topic: Source<'a>,
+    pub(crate) key: Option<Source<'a>>,
+    pub(crate) partition: Option<Source<'a>>,
+    pub(crate) id: Option<Source<'a>>,
+    pub(crate) max_bytes: Option<Source<'a>>,
+    pub(crate) event_type: Source<'a>,
+    pub(crate) headers: Vec<Header<'a>>,
+    pub(crate) tombstone: bool,
+}
+
+pub(crate) struct Header<'a> {
+    pub(crate) name: String,
+    pub(crate) value: Source<'a>,
+}
+
+/// Where a value comes from, with all fields found.
+pub(crate) enum Source<'a> {
+    Constant(String),
+    Field(&'a Field, Span),
+    Template(Vec<Part<'a>>, Span),
+    /// A path that is no field, so a constant.
+    Path(&'a Path),
+    /// Anything else, and the fields that it mentions.
+    Expr(&'a Expr, Vec<&'a Field>),
+}
+
+impl Source<'_> {
+    /// Where a mistake about the value is shown.
+    pub(crate) fn span(&self) -> Span {
+        match self {
+            Self::Constant(_) => Span::call_site(),
+            Self::Field(_, span) | Self::Template(_, span) => *span,
+            Self::Path(path) => path.span(),
+            Self::Expr(expr, _) => expr.span(),
+        }
+    }
+}
+
+/// A piece of a template.
+pub(crate) enum Part<'a> {
+    Text(&'a str),
+    Field(&'a Field, &'a str),
+}
+
+/// Checks a type. Mistakes are reported; what is returned then is not to be generated.
+pub(crate) fn validate<'a>(input: &'a Input, errors: &mut Errors) -> Option<Plan<'a>> {
+    let container = &input.container;
+    let cases = input.cases.as_slice();
+    if input.shape == Shape::Unsupported {
+        return None;
+    }
+    if cases.is_empty() {
+        errors.at(
+            input.ident.span(),
+            format!(
+                "`{}` has no variants, so there is no value that could be published",
+                input.ident
+            ),
+        );
+    }
+    check_encoding(container, input.shape, errors);
+    check_settings(&container.settings, errors);
+    for case in cases {
+        check_settings(&case.settings, errors);
+    }
+    check_topic_given(input, errors);
+
+    let mut resolver = Resolver::default();
+    let cases = cases
+        .iter()
+        .filter_map(|case| resolver.plan(input, case, errors))
+        .collect();
+    Some(Plan {
+        bound: container.bound.as_ref().map(|bound| &bound.value),
+        encoding: match (&container.encode_with, &container.encode) {
+            (Some(function), _) => Encoding::Function(&function.value),
+            (None, Some(encoder)) => Encoding::Encoder(&encoder.value),
+            (None, None) => Encoding::Default,
+        },
+        cases,
+    })
+}
+
+/// There is one way to a payload.
+fn check_encoding(container: &Container, shape: Shape, errors: &mut Errors) {
+    if let (Some(_), Some(function)) = (&container.encode, &container.encode_with) {
+        errors.at(
+            function.key.span(),
+            "`encode` and `encode_with` exclude each other; keep one of them",
+        );
+    }
+    let Some(tombstone) = &container.settings.tombstone else {
+        return;
+    };
+    if shape == Shape::Enum {
+        errors.at(
+            tombstone.key.span(),
+            "`tombstone` is an attribute of a struct or a variant; put it on each variant that is \
+             a tombstone",
+        );
+        return;
+    }
+    let encode = container.encode.as_ref().map(|encode| &encode.key);
+    let function = container.encode_with.as_ref().map(|encode| &encode.key);
+    for key in encode.into_iter().chain(function) {
+        errors.at(
+            key.span(),
+            format!("a tombstone has no payload, so `{key}` has no meaning here"),
+        );
+    }
+}
+
+/// What can be said of settings without knowing the fields.
+fn check_settings(settings: &Settings, errors: &mut Errors) {
+    if let Some(topic) = &settings.topic {
+        check_topic(&topic.value, errors);
+    }
+    if let Some(event_type) = &settings.event_type {
+        check_event_type(&event_type.value, errors);
+    }
+    if let Some(partition) = &settings.partition {
+        check_partition(&partition.value, errors);
+    }
+    let mut names = BTreeSet::new();
+    for header in settings.headers.iter().flat_map(|headers| &headers.value) {
+        check_header_name(&header.name, errors);
+        check_version_header(&header.name, settings.version.as_ref(), errors);
+        if !names.insert(header.name.value()) {
+            errors.at(
+                header.name.span(),
+                format!(
+                    "header {:?} is given twice; keep one of them",
+                    header.name.value()
+                ),
+            );
+        }
+    }
+}
+
+/// The rules of Kafka's `Topic.validate`, as `OutboxEvent::message` has them.
+fn check_topic(value: &Value, errors: &mut Errors) {
+    let Value::Template(template) = value else {
+        if let Value::Expr(Expr::Lit(literal)) = value {
+            errors.at(
+                literal.span(),
+                "a topic is text; the correct format looks like `#[outbox(topic = \"orders\")]`",
+            );
+        }
+        return;
+    };
+    let is_constant = template.constant().is_some();
+    let text: String = template.texts().collect();
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let reason = if is_constant && text.is_empty() {
+        "it is empty"
+    } else if text.len() > 249 {
+        "it is longer than 249 bytes"
+    } else if is_constant && matches!(text.as_str(), "." | "..") {
+        "\".\" and \"..\" are reserved"
+    } else if !text.chars().all(legal) {
+        "only letters, digits, '.', '_' and '-' are allowed (ASCII)"
+    } else {
+        return;
+    };
+    errors.at(
+        template.span,
+        format!("{text:?} is not a topic name: {reason}"),
+    );
+}
+
+fn check_event_type(value: &Value, errors: &mut Errors) {
+    match value {
+        Value::Template(template) if template.constant() == Some("") => errors.at(
+            template.span,
+            "the event type is empty; without `event_type` it is the name of the type or variant",
+        ),
+        Value::Template(template) if template.texts().any(|text| text.contains('\0')) => errors.at(
+            template.span,
+            "the event type contains a NUL character, which no header can carry",
+        ),
+        Value::Expr(Expr::Lit(literal)) => errors.at(
+            literal.span(),
+            "an event type is text; the correct format looks like \
+             `#[outbox(event_type = \"order.placed\")]`",
+        ),
+        _ => {}
+    }
+}
+
+/// A number that is given as a literal is known to be in range or not.
+fn check_partition(value: &Value, errors: &mut Errors) {
+    let message = match value {
+        Value::Expr(Expr::Lit(ExprLit {
+            lit: Lit::Int(number),
+            ..
+        })) => match number.base10_parse::<i32>() {
+            Ok(_) => return,
+            Err(_) => format!(
+                "partition {number} is larger than any partition, {}",
+                i32::MAX
+            ),
+        },
+        Value::Expr(Expr::Lit(_)) => {
+            "a partition is an integer; the correct format looks like `#[outbox(partition = 3)]`"
+                .to_owned()
+        }
+        Value::Expr(Expr::Unary(unary))
+            if matches!(unary.op, UnOp::Neg(_)) && matches!(*unary.expr, Expr::Lit(_)) =>
+        {
+            "a partition can't be negative; partitions start at 0".to_owned()
+        }
+        _ => return,
+    };
+    errors.at(value.span(), message);
+}
+
+/// The rules of `OutboxEvent::message`.
+fn check_header_name(name: &LitStr, errors: &mut Errors) {
+    let value = name.value();
+    let reason = if value.is_empty() {
+        "a header needs a name".to_owned()
+    } else if value.contains('\0') {
+        "the name of a header can't contain a NUL character".to_owned()
+    } else if value.starts_with("outbox-") {
+        format!("header {value:?}: names that start with \"outbox-\" belong to the outbox")
+    } else {
+        return;
+    };
+    errors.at(name.span(), reason);
+}
+
+fn check_version_header(name: &LitStr, version: Option<&Setting<Value>>, errors: &mut Errors) {
+    if version.is_some() && name.value() == VERSION_HEADER {
+        errors.at(
+            name.span(),
+            format!("header {VERSION_HEADER:?} is what `version` sends; keep one of them"),
+        );
+    }
+}
+
+/// A topic is needed, on the type or on each variant.
+fn check_topic_given(input: &Input, errors: &mut Errors) {
+    let has = |settings: &Settings| settings.meant.contains("topic");
+    if has(&input.container.settings) {
+        return;
+    }
+    let lacking = || input.cases.iter().filter(|case| !has(&case.settings));
+    let name = &input.ident;
+    if lacking().count() == input.cases.len() {
+        let or = match input.shape {
+            Shape::Enum => ", or one on each variant",
+            _ => "",
+        };
+        return errors.at(
+            name.span(),
+            format!("`{name}` has no topic; add `#[outbox(topic = \"…\")]` to it{or}"),
+        );
+    }
+    for variant in lacking().filter_map(|case| case.variant.as_ref()) {
+        errors.at(
+            variant.span(),
+            format!(
+                "`{name}::{variant}` has no topic; add `#[outbox(topic = \"…\")]` to the variant, \
+                 or to `{name}` for all variants without one"
+            ),
+        );
+    }
+}
+
+/// Finds the fields that values name.
+#[derive(Default)]
+struct Resolver {
+    /// Where it has complained: a setting of an enum is resolved for each variant, but a mistake
+    /// in it is one mistake.
+    complained: Vec<*const Value>,
+}
+
+impl Resolver {
+    fn plan<'a>(
+        &mut self,
+        input: &'a Input,
+        case: &'a Case,
+        errors: &mut Errors,
+    ) -> Option<Planned<'a>> {
+        let container = &input.container;
+        let (outer, own) = (&container.settings, &case.settings);
+        let fields = &case.fields;
+
+        let mut marked = |name: &str, mark: fn(&Field) -> Option<Span>, value: Slot<'a>| {
+            let on_variant = case.variant.as_ref().and(value(own));
+            let on_struct = value(outer).filter(|_| case.variant.is_none());
+            one_field(
+                name,
+                fields,
+                mark,
+                on_variant.or(on_struct).is_some(),
+                errors,
+            )
+        };
+        let key = marked(
+            "key",
+            |f| f.attrs.key.as_ref().map(span_of),
+            |s| s.key.as_ref(),
+        );
+        let partition = marked(
+            "partition",
+            |f| f.attrs.partition.as_ref().map(span_of),
+            |s| s.partition.as_ref(),
+        );
+        let id = marked(
+            "id",
+            |f| f.attrs.id.as_ref().map(span_of),
+            |s| s.id.as_ref(),
+        );
+
+        let mut resolve = |value: Slot<'a>, errors: &mut Errors| {
+            let setting = value(own).or(value(outer))?;
+            self.source(&setting.value, case, errors)
+        };
+        let topic = resolve(|s| s.topic.as_ref(), errors);
+        let event_type = match own.event_type.as_ref().or(outer.event_type.as_ref()) {
+            Some(_) => resolve(|s| s.event_type.as_ref(), errors),
+            None => Some(Source::Constant(default_event_type(input, case))),
+        };
+        let key = key.or_else(|| resolve(|s| s.key.as_ref(), errors));
+        let partition = partition.or_else(|| resolve(|s| s.partition.as_ref(), errors));
+        let id = id.or_else(|| resolve(|s| s.id.as_ref(), errors));
+        let version = resolve(|s| s.version.as_ref(), errors);
+        let max_bytes = container.max_bytes.as_ref();
+        let max_bytes = max_bytes.and_then(|max| self.source(&max.value, case, errors));
+        let headers = self.headers(outer, case, version, errors);
+
+        let tombstone = own.tombstone.as_ref().or(outer.tombstone.as_ref());
+        let is_meant = |settings: &Settings| settings.meant.contains("key");
+        let has_key = key.is_some() || is_meant(own) || is_meant(outer);
+        if let Some(tombstone) = tombstone
+            && !has_key
+        {
+            errors.at(
+                tombstone.key.span(),
+                "a tombstone deletes its key from a compacted topic, so it needs a key; add \
+                 `#[outbox(key = …)]`",
+            );
+        }
+        Some(Planned {
+            case,
+            topic: topic?,
+            key,
+            partition,
+            id,
+            max_bytes,
+            event_type: event_type?,
+            headers,
+            tombstone: tombstone.is_some(),
+        })
+    }
+
+    /// The headers of a case: the version, those of the type, those of the variant, those of its
+    /// fields. A later one of the same name replaces an earlier one.
+    fn headers<'a>(
+        &mut self,
+        outer: &'a Settings,
+        case: &'a Case,
+        version: Option<Source<'a>>,
+        errors: &mut Errors,
+    ) -> Vec<Header<'a>> {
+        let mut headers: Vec<Header<'a>> = Vec::new();
+        let mut put =
+            |name: String, value| match headers.iter_mut().find(|header| header.name == name) {
+                Some(header) => header.value = value,
+                None => headers.push(Header { name, value }),
+            };
+        if let Some(version) = version {
+            put(VERSION_HEADER.to_owned(), version);
+        }
+        let own = &case.settings;
+        let given = |settings: &'a Settings| settings.headers.iter().flat_map(|list| &list.value);
+        let is_own = |name: &str| {
+            (own.version.is_some() && name == VERSION_HEADER)
+                || given(own).any(|header| header.name.value() == name)
+        };
+        for header in given(outer).filter(|header| !is_own(&header.name.value())) {
+            if let Some(value) = self.source(&header.value, case, errors) {
+                put(header.name.value(), value);
+            }
+        }
+        for header in given(own) {
+            if let Some(value) = self.source(&header.value, case, errors) {
+                put(header.name.value(), value);
+            }
+        }
+        let nearest = if case.variant.is_some() { own } else { outer };
+        let mut taken: BTreeSet<String> =
+            given(nearest).map(|header| header.name.value()).collect();
+        if nearest.version.is_some() {
+            taken.insert(VERSION_HEADER.to_owned());
+        }
+        for field in &case.fields {
+            let Some(header) = &field.attrs.header else {
+                continue;
+            };
+            let name = match (&header.value, field.has_name()) {
+                (Some(name), _) => name.clone(),
+                (None, true) => LitStr::new(&field.name, header.key.span()),
+                (None, false) => {
+                    errors.at(
+                        header.key.span(),
+                        "a field without a name needs one for its header; the correct format \
+                         looks like `#[outbox(header = \"tenant-id\")]`",
+                    );
+                    continue;
+                }
+            };
+            check_header_name(&name, errors);
+            if !taken.insert(name.value()) {
+                errors.at(
+                    name.span(),
+                    format!("header {:?} is given twice; keep one of them", name.value()),
+                );
+            }
+            put(name.value(), Source::Field(field, field.span));
+        }
+        headers
+    }
+
+    /// Where a value comes from. `None` after a mistake.
+    fn source<'a>(
+        &mut self,
+        value: &'a Value,
+        case: &'a Case,
+        errors: &mut Errors,
+    ) -> Option<Source<'a>> {
+        match resolve(value, case) {
+            Ok(source) => Some(source),
+            Err(message) => {
+                if !self.complained.contains(&std::ptr::from_ref(value)) {
+                    self.complained.push(std::ptr::from_ref(value));
+                    errors.at(value.span(), message);
+                }
+                None
+            }
+        }
+    }
+}
+
+type Slot<'a> = fn(&'a Settings) -> Option<&'a Setting<Value>>;
+
+fn span_of<T>(setting: &Setting<T>) -> Span {
+    setting.key.span()
+}
+
+/// The field that is marked, which is at most one, and only where nothing else is given.
+fn one_field<'a>(
+    name: &str,
+    fields: &'a [Field],
+    mark: fn(&Field) -> Option<Span>,
+    mut given: bool,
+    errors: &mut Errors,
+) -> Option<Source<'a>> {
+    let mut found = None;
+    for field in fields {
+        let Some(span) = mark(field) else { continue };
+        if given {
+            let remedy = match name {
+                "key" => "; a key of several fields is a template: `key = \"{a}-{b}\"`",
+                _ => "",
+            };
+            errors.at(
+                span,
+                format!("`{name}` is given twice; keep one of them{remedy}"),
+            );
+        } else {
+            found = Some(Source::Field(field, field.span));
+            given = true;
+        }
+    }
+    found
+}
+
+fn default_event_type(input: &Input, case: &Case) -> String {
+    let name = case.variant.as_ref().unwrap_or(&input.ident);
+    let name = name.unraw().to_string();
+    match &input.container.rename_all {
+        Some(rule) => rule.value.apply(&name),
+        None => name,
+    }
+}
+
+fn resolve<'a>(value: &'a Value, case: &'a Case) -> Result<Source<'a>, String> {
+    match value {
+        Value::Template(template) => match template.constant() {
+            Some(text) => Ok(Source::Constant(text.to_owned())),
+            None => resolve_template(template, case),
+        },
+        Value::Expr(Expr::Path(path)) if path.qself.is_none() && !path.path.is_ident("self") => {
+            let Some(ident) = path.path.get_ident() else {
+                return Ok(Source::Path(&path.path));
+            };
+            match find(case, &ident.unraw().to_string()) {
+                Ok(field) => Ok(Source::Field(field, ident.span())),
+                // Constants start with a capital letter.
+                Err(message) if looks_like_a_field(ident) => Err(message),
+                Err(_) => Ok(Source::Path(&path.path)),
+            }
+        }
+        Value::Expr(expr) => {
+            let mut names = BTreeSet::new();
+            mentioned(expr.to_token_stream(), &mut names);
+            let fields = case.fields.iter();
+            let fields = fields.filter(|field| names.contains(&field.binding.unraw().to_string()));
+            Ok(Source::Expr(expr, fields.collect()))
+        }
+    }
+}
+
+fn resolve_template<'a>(template: &'a Template, case: &'a Case) -> Result<Source<'a>, String> {
+    let parts = template.pieces.iter().map(|piece| {
+        Ok(match piece {
+            Piece::Text(text) => Part::Text(text),
+            Piece::Field { name, spec } => Part::Field(find(case, name)?, spec),
+        })
+    });
+    Ok(Source::Template(
+        parts.collect::<Result<_, String>>()?,
+        template.span,
+    ))
+}
+
+/// The field of that name, or why there is none.
+fn find<'a>(case: &'a Case, name: &str) -> Result<&'a Field, String> {
+    let field = case.fields.iter().find(|field| field.is_called(name));
+    field.ok_or_else(|| {
+        let names = || case.fields.iter().map(|field| field.name.as_str());
+        match &case.variant {
+            None => format!("there is no field `{name}`{}", did_you_mean(name, names())),
+            Some(variant) => {
+                let hint = match nearest(name, names()) {
+                    Some(near) => format!("; did you mean `{near}`?"),
+                    None => "; a variant can be given a value of its own".to_owned(),
+                };
+                format!("variant `{variant}` has no field `{name}`{hint}")
+            }
+        }
+    })
+}
+
+fn looks_like_a_field(ident: &Ident) -> bool {
+    !ident.unraw().to_string().starts_with(char::is_uppercase)
+}
+
+/// Collects the identifiers in an expression that may be meant as fields. One too many does no
+/// harm, it is bound in vain; so what is called, what follows a dot and what is part of a path is
+/// left out only because a function may have the name of a field.
+fn mentioned(tokens: TokenStream, names: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let is_punct = |at: Option<usize>, wanted: char| {
+        let token = at.and_then(|at| tokens.get(at));
+        matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
+    };
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Group(group) => mentioned(group.stream(), names),
+            TokenTree::Literal(literal) => in_format_string(&literal.to_string(), names),
+            TokenTree::Ident(ident) => {
+                let (back, next) = (at.checked_sub(1), at.checked_add(1));
+                let after_dot = is_punct(back, '.') && !is_punct(at.checked_sub(2), '.');
+                let in_path = (is_punct(next, ':') && is_punct(at.checked_add(2), ':'))
+                    || (is_punct(back, ':') && is_punct(at.checked_sub(2), ':'));
+                let is_called = match tokens.get(at + 1) {
+                    Some(TokenTree::Group(group)) => {
+                        group.delimiter() == proc_macro2::Delimiter::Parenthesis
+                    }
+                    _ => is_punct(next, '!'),
+                };
+                if !after_dot && !in_path && !is_called {
+                    names.insert(ident.unraw().to_string());
+                }
+            }
+            TokenTree::Punct(_) => {}
+        }
+    }
+}
+
+/// `format!("{id}")` mentions `id`.
+fn in_format_string(literal: &str, names: &mut BTreeSet<String>) {
+    for inside in literal.split('{').skip(1) {
+        let name = inside.split(['}', ':']).next().unwrap_or_default();
+        names.insert(name.trim().to_owned());
+    }
+}
