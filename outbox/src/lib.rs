@@ -1,4 +1,4 @@
-#![doc = include_str!("../../README.md")]
+#![doc = include_str!("../README.md")]
 
 extern crate self as outbox;
 
@@ -9,6 +9,12 @@ mod header;
 mod key;
 mod message;
 mod publish;
+#[cfg(feature = "runner")]
+pub mod runner;
+#[cfg(feature = "runner")]
+pub mod sink;
+#[cfg(feature = "runner")]
+pub mod store;
 mod topic;
 
 #[cfg(feature = "migrations")]

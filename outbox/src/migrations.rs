@@ -20,8 +20,8 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 /// The tables on PostgreSQL, version 13 or later.
 #[cfg(feature = "postgres")]
-pub const POSTGRES: EmbeddedMigrations = embed_migrations!("../migrations/postgres");
+pub const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
 /// The tables on SQLite, version 3.35 or later.
 #[cfg(feature = "sqlite")]
-pub const SQLITE: EmbeddedMigrations = embed_migrations!("../migrations/sqlite");
+pub const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");

@@ -1,0 +1,5 @@
+DROP TABLE outbox_archive;
+DROP TABLE outbox_parked;
+DROP TABLE outbox_runners;
+DROP TABLE outbox_lanes;
+DROP TABLE outbox;

@@ -1,0 +1,200 @@
+//! How a runner is configured.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Runner, Settings};
+use crate::sink::Sink;
+use crate::store::{RunnerId, Store};
+
+/// Configures a [`Runner`]. The defaults are right for most.
+#[derive(Debug)]
+pub struct RunnerBuilder<S, K> {
+    store: S,
+    sink: K,
+    name: Option<String>,
+    settings: Settings,
+}
+
+impl<S: Store, K: Sink> RunnerBuilder<S, K> {
+    pub(super) fn new(store: S, sink: K) -> Self {
+        Self {
+            store,
+            sink,
+            name: None,
+            settings: Settings {
+                batch_size: 1_000,
+                max_in_flight: 5_000,
+                max_in_flight_bytes: 32 << 20,
+                poll_interval: Duration::from_secs(1),
+                lease: Duration::from_secs(30),
+                grace: Duration::from_secs(15),
+            },
+        }
+    }
+
+    /// The runner's name in logs and in the table `outbox_runners`. By default `outbox-` and its id,
+    /// which is new at every start.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The most messages to read at once. By default 1,000: enough that the cost of a statement
+    /// counts for little, and few enough that one batch stays small in memory.
+    #[must_use]
+    pub fn batch_size(mut self, messages: usize) -> Self {
+        self.settings.batch_size = messages;
+        self
+    }
+
+    /// The most messages that are read and not yet settled. By default 5,000, so that some batches
+    /// are on their way while one is settled and the next one is read.
+    #[must_use]
+    pub fn max_in_flight(mut self, messages: usize) -> Self {
+        self.settings.max_in_flight = messages;
+        self
+    }
+
+    /// How many bytes of messages may be in flight before reading waits. By default 32 MiB.
+    #[must_use]
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_in_flight_bytes = bytes;
+        self
+    }
+
+    /// The longest pause between two looks at the table when there is nothing to do. By default 1 s.
+    /// After work, the pause starts at 5 ms and doubles with every empty look.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.settings.poll_interval = interval;
+        self
+    }
+
+    /// For how long a lane is taken. By default 30 s: what a killed runner leaves is taken over by
+    /// another one after this time. It is renewed every third of it, and must be at least three
+    /// times as long as the sink's [`delivery_timeout`](Sink::delivery_timeout).
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How long a runner that was told to stop waits for what is in flight. By default 15 s. After
+    /// that its lanes are free when their leases end.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// Makes the runner.
+    ///
+    /// # Errors
+    ///
+    /// A [`BuildError`] that explains which settings can't work together.
+    pub fn build(self) -> Result<Runner<S, K>, BuildError> {
+        let Self {
+            store,
+            sink,
+            name,
+            settings,
+        } = self;
+        settings.check(sink.delivery_timeout())?;
+        let id = Uuid::new_v4();
+        Ok(Runner {
+            store,
+            sink,
+            id: RunnerId {
+                id,
+                name: name.unwrap_or_else(|| format!("outbox-{id}")),
+            },
+            settings,
+        })
+    }
+}
+
+impl Settings {
+    fn check(&self, delivery_timeout: Duration) -> Result<(), BuildError> {
+        for (name, value) in [
+            ("batch_size", self.batch_size),
+            ("max_in_flight", self.max_in_flight),
+            ("max_in_flight_bytes", self.max_in_flight_bytes),
+        ] {
+            if value == 0 {
+                return Err(BuildError(format!("`{name}` is 0; give at least 1")));
+            }
+        }
+        if self.poll_interval.is_zero() {
+            return Err(BuildError(
+                "`poll_interval` is 0, which would keep the database busy for nothing".into(),
+            ));
+        }
+        if self.max_in_flight < self.batch_size {
+            return Err(BuildError(format!(
+                "`max_in_flight` ({}) is less than `batch_size` ({}), so no batch could be full",
+                self.max_in_flight, self.batch_size
+            )));
+        }
+        // Renewed every third, a lease has at least two thirds left when all is well; a batch that
+        // is sent then must be known before the lease ends, or two runners could send one message.
+        let least = delivery_timeout * 3;
+        if self.lease < least || self.lease < Duration::from_millis(100) {
+            return Err(BuildError(format!(
+                "a `lease` of {:?} is too short: the sink may take {delivery_timeout:?} to tell what \
+                 became of a message, and a lease must last three times as long ({least:?}) and at \
+                 least 100 ms; lengthen the lease or shorten the sink's time-out",
+                self.lease
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Why a runner can't be built as configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the runner can't be built: {0}")]
+pub struct BuildError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            batch_size: 10,
+            max_in_flight: 10,
+            max_in_flight_bytes: 1,
+            poll_interval: Duration::from_millis(1),
+            lease: Duration::from_secs(3),
+            grace: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_works_together_is_taken() {
+        assert_eq!(settings().check(Duration::from_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_explained() {
+        let cases: [(fn(&mut Settings), &str); 5] = [
+            (|s| s.batch_size = 0, "`batch_size` is 0"),
+            (|s| s.max_in_flight_bytes = 0, "`max_in_flight_bytes` is 0"),
+            (|s| s.max_in_flight = 9, "no batch could be full"),
+            (|s| s.poll_interval = Duration::ZERO, "`poll_interval`"),
+            (|s| s.lease = Duration::from_millis(2_999), "too short"),
+        ];
+        for (spoil, expected) in cases {
+            let mut settings = settings();
+            spoil(&mut settings);
+            let text = settings
+                .check(Duration::from_secs(1))
+                .unwrap_err()
+                .to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What librdkafka's errors mean for a message.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::super::SinkError;
+
+/// Sorts a failed delivery by its cause, and names the topic and the remedy.
+pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
+    use RDKafkaErrorCode as Code;
+
+    let Some(code) = error.rdkafka_error_code() else {
+        return SinkError::unavailable(format!("topic {topic:?}: {error}"));
+    };
+    match code {
+        Code::MessageSizeTooLarge => SinkError::rejected(format!(
+            "the message is larger than topic {topic:?} takes ({code}); raise `max.message.bytes` \
+             of the topic and `message.max.bytes` of the sink, or send less"
+        )),
+        Code::MessageBatchTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidRecord
+        | Code::PolicyViolation
+        | Code::InvalidTimestamp
+        | Code::UnsupportedCompressionType
+        | Code::InvalidTopic
+        | Code::InvalidArgument => {
+            SinkError::rejected(format!("topic {topic:?} refuses the message: {code}"))
+        }
+        Code::UnknownPartition => SinkError::rejected(format!(
+            "topic {topic:?} has no such partition; add partitions to it, or correct the message"
+        )),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => SinkError::unavailable(format!(
+            "topic {topic:?} does not exist; create it, and its messages follow"
+        )),
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            SinkError::unavailable(format!(
+                "not allowed to write to topic {topic:?} ({code}); grant it, and its messages follow"
+            ))
+        }
+        Code::MessageTimedOut => SinkError::unavailable(format!(
+            "no delivery report in time for topic {topic:?}: the broker is away, or the topic does \
+             not exist"
+        )),
+        Code::Fatal
+        | Code::OutOfOrderSequenceNumber
+        | Code::Fenced
+        | Code::InvalidProducerEpoch => SinkError::fatal(format!(
+            "the producer can't go on ({code}); start the runner again"
+        )),
+        _ => SinkError::unavailable(format!("topic {topic:?}: {code}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::SinkErrorKind::{self, Fatal, Rejected, Unavailable};
+    use super::*;
+
+    fn kind(code: RDKafkaErrorCode) -> SinkErrorKind {
+        failure(&KafkaError::MessageProduction(code), "orders").kind()
+    }
+
+    #[test]
+    fn errors_are_sorted_by_their_cause() {
+        use RDKafkaErrorCode as Code;
+        for code in [
+            Code::MessageTimedOut,
+            Code::RequestTimedOut,
+            Code::NotEnoughReplicas,
+            Code::NotLeaderForPartition,
+            Code::ThrottlingQuotaExceeded,
+            Code::UnknownTopicOrPartition,
+            Code::TopicAuthorizationFailed,
+            Code::AllBrokersDown,
+            Code::Unknown,
+            Code::PurgeQueue,
+        ] {
+            assert_eq!(kind(code), Unavailable, "{code:?}");
+        }
+        for code in [
+            Code::MessageSizeTooLarge,
+            Code::MessageBatchTooLarge,
+            Code::InvalidRecord,
+            Code::PolicyViolation,
+            Code::InvalidTimestamp,
+            Code::UnknownPartition,
+        ] {
+            assert_eq!(kind(code), Rejected, "{code:?}");
+        }
+        for code in [Code::Fatal, Code::OutOfOrderSequenceNumber, Code::Fenced] {
+            assert_eq!(kind(code), Fatal, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_topic() {
+        let error = KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic);
+        assert!(failure(&error, "orders").to_string().contains("\"orders\""));
+    }
+}

@@ -1,0 +1,155 @@
+//! The broker side of the runner.
+//!
+//! A [`Sink`] knows messages, and nothing of stores.
+
+#[cfg(feature = "kafka")]
+mod kafka;
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use crate::store::StoredMessage;
+
+#[cfg(feature = "kafka")]
+pub use self::kafka::{KafkaConfigError, KafkaSink, KafkaSinkBuilder};
+
+/// Where messages go.
+///
+/// Sending has two steps, so that order and throughput don't exclude each other: the future of
+/// [`send`](Self::send) is done when all messages of the batch are *accepted in order*, and then the
+/// next batch may be sent; the [`Delivery`] that it returns is done when the outcome of each message
+/// is known.
+///
+/// ```
+/// use std::time::Duration;
+/// use outbox::sink::{Delivery, Sink};
+/// use outbox::store::StoredMessage;
+///
+/// /// Prints topics and payload sizes.
+/// struct Print;
+///
+/// impl Sink for Print {
+///     async fn send(&self, batch: &[StoredMessage]) -> Delivery {
+///         let outcomes = batch.iter().map(|stored| {
+///             let payload = stored.message.payload().unwrap_or_default();
+///             println!("{}: {} bytes", stored.message.topic(), payload.len());
+///             Ok(())
+///         });
+///         Delivery::ready(outcomes.collect())
+///     }
+///
+///     fn delivery_timeout(&self) -> Duration {
+///         Duration::ZERO
+///     }
+/// }
+/// ```
+pub trait Sink: Send + Sync + 'static {
+    /// Takes over a batch. Calls don't overlap: the runner awaits one before the next.
+    ///
+    /// Messages of one ordering key must reach the broker in the order of the batch, and after those
+    /// of earlier batches. When one fails at once, later ones of its key are not sent, but reported
+    /// as [`unavailable`](SinkError::unavailable); the runner sends them again in order.
+    ///
+    /// When the sink's own queue is full it waits, which is the runner's backpressure.
+    fn send(&self, batch: &[StoredMessage]) -> impl Future<Output = Delivery> + Send;
+
+    /// The longest time from the end of [`send`](Self::send) until the outcome of every message is
+    /// known. A lease must last longer.
+    fn delivery_timeout(&self) -> Duration;
+}
+
+/// What becomes of a batch: a future of one [`Outcome`] a message, in the order of the batch.
+pub struct Delivery(BoxFuture<'static, Vec<Outcome>>);
+
+/// What became of a message: a definite delivery report, or why there is none.
+pub type Outcome = Result<(), SinkError>;
+
+impl Delivery {
+    /// A delivery whose outcomes will be known.
+    pub fn new(outcomes: impl Future<Output = Vec<Outcome>> + Send + 'static) -> Self {
+        Self(outcomes.boxed())
+    }
+
+    /// A delivery whose outcomes are known already.
+    pub fn ready(outcomes: Vec<Outcome>) -> Self {
+        Self::new(std::future::ready(outcomes))
+    }
+}
+
+impl Future for Delivery {
+    type Output = Vec<Outcome>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Vec<Outcome>> {
+        self.0.poll_unpin(cx)
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").finish_non_exhaustive()
+    }
+}
+
+/// Why a message was not delivered, or is not known to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkError {
+    kind: SinkErrorKind,
+    reason: String,
+}
+
+/// What a runner does about a [`SinkError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SinkErrorKind {
+    /// Not the message's fault: the broker is away or overloaded, or the outcome is unknown. It is
+    /// sent again after a back-off, for ever.
+    Unavailable,
+    /// The broker refuses this message. Its ordering key is held back, in order; others go on.
+    Rejected,
+    /// It can't work as it is configured: the runner stops.
+    Fatal,
+}
+
+impl SinkError {
+    /// An error that will pass, and an unknown outcome.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::new(SinkErrorKind::Unavailable, reason)
+    }
+
+    /// A refusal of this message.
+    pub fn rejected(reason: impl Into<String>) -> Self {
+        Self::new(SinkErrorKind::Rejected, reason)
+    }
+
+    /// An error that somebody has to see to. The text should name the remedy.
+    pub fn fatal(reason: impl Into<String>) -> Self {
+        Self::new(SinkErrorKind::Fatal, reason)
+    }
+
+    fn new(kind: SinkErrorKind, reason: impl Into<String>) -> Self {
+        Self {
+            kind,
+            reason: reason.into(),
+        }
+    }
+
+    /// What the runner does about it.
+    pub fn kind(&self) -> SinkErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for SinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for SinkError {}

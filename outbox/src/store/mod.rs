@@ -1,0 +1,229 @@
+//! The database side of the runner.
+//!
+//! A [`Store`] knows messages and lanes, and nothing of sinks.
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::fmt;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use crate::{BoxError, Message};
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
+
+/// Where messages wait: a table `outbox` and the leases on its lanes.
+///
+/// All comparisons of time use the store's clock. A method that fails with
+/// [`StoreErrorKind::Unavailable`] is called again after a back-off, so each must leave nothing
+/// half done. Dropping a returned future must do no harm either.
+pub trait Store: Send + Sync + 'static {
+    /// Checks, before anything else, that this database can serve a runner: that the tables are
+    /// there, and that it can be written to.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Fatal`] with the remedy if it can't, ever, be used as it is.
+    fn check(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Tells that the runner is alive, renews the leases that it holds for `ttl` from now, and takes
+    /// lanes that are free or whose lease has ended, up to its fair share among the runners that
+    /// are alive. Returns all leases that it holds now.
+    ///
+    /// A lease that changes its owner gets a new, higher epoch. A lease that the runner held and
+    /// that is missing, or has another epoch, was lost.
+    fn lease(
+        &self,
+        runner: &RunnerId,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
+    /// Gives these leases back, so that others can take them at once, and the runner's place among
+    /// those that are alive. Leases that were lost are passed over.
+    fn release(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Reads the oldest messages of each lane asked for, in the order of their ids within a lane,
+    /// without those in [`ReadRequest::exclude`], all in one snapshot.
+    ///
+    /// There is no cursor: a message that was committed late is found, however low its id.
+    fn read(
+        &self,
+        request: &ReadRequest,
+    ) -> impl Future<Output = Result<Vec<StoredMessage>, StoreError>> + Send;
+
+    /// Takes delivered messages out of the table, if the runner still holds the lease on their lane
+    /// with the same epoch. Returns those of `leases` that it holds; messages of the others
+    /// stay, and are not its business any more.
+    fn settle(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        delivered: &[Position],
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+}
+
+/// A runner, as the others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerId {
+    /// New at every start, so that a runner never takes itself for its predecessor.
+    pub id: Uuid,
+    /// For people: by default `outbox-` and the id.
+    pub name: String,
+}
+
+/// The right to a lane. It is valid for the time that was asked for when it was taken or renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lease {
+    /// The lane.
+    pub lane: i16,
+    /// The fencing token: higher with every change of owner.
+    pub epoch: i64,
+}
+
+/// Where a message stands: its lane, and its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// The lane.
+    pub lane: i16,
+    /// The row's id. Within a lane, messages are delivered in its order.
+    pub id: i64,
+}
+
+/// What [`Store::read`] is to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// The lanes, and the most messages to read of each.
+    pub lanes: Vec<(i16, usize)>,
+    /// Messages to pass over, since the runner has them already.
+    pub exclude: Vec<Position>,
+}
+
+/// A message with what the store knows about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Its lane and place there.
+    pub position: Position,
+    /// The message.
+    pub message: Message,
+    /// When it was written, by the clock of the database.
+    pub created_at: SystemTime,
+    /// Why it can never be sent, if it was written by plain SQL and breaks a rule: an illegal topic
+    /// name, headers of another form. The runner treats it as refused.
+    pub defect: Option<String>,
+}
+
+/// The columns of a row that become its [`Message`], in any database.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+struct Columns {
+    id: Uuid,
+    topic: String,
+    partition: Option<i32>,
+    key: Option<Vec<u8>>,
+    payload: Option<Vec<u8>>,
+    headers: Option<String>,
+    event_type: Option<String>,
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+impl StoredMessage {
+    /// Headers and topic can be anything if the row was written by plain SQL: what is wrong with
+    /// them becomes the message's defect.
+    fn new(position: Position, created_at: SystemTime, columns: Columns) -> Self {
+        let headers = columns.headers.as_deref().map(crate::Headers::from_json);
+        let (headers, unreadable) = match headers.transpose() {
+            Ok(headers) => (headers.unwrap_or_default(), None),
+            Err(reason) => (crate::Headers::new(), Some(reason)),
+        };
+        let message = Message {
+            id: columns.id,
+            topic: columns.topic,
+            partition: columns.partition,
+            key: columns.key,
+            headers,
+            payload: columns.payload,
+            event_type: columns.event_type,
+        };
+        Self {
+            position,
+            created_at,
+            defect: unreadable.or_else(|| message.defect()),
+            message,
+        }
+    }
+}
+
+/// Why a store could not do what it was asked for.
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    source: BoxError,
+}
+
+/// What a runner does about a [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// The database is away or overloaded, or the statement met another transaction: it is repeated
+    /// after a back-off, for ever.
+    Unavailable,
+    /// It can't work as it is configured: the runner stops.
+    Fatal,
+}
+
+impl StoreError {
+    /// An error that will pass.
+    pub fn unavailable(source: impl Into<BoxError>) -> Self {
+        Self {
+            kind: StoreErrorKind::Unavailable,
+            source: source.into(),
+        }
+    }
+
+    /// An error that somebody has to see to. The text should name the remedy.
+    pub fn fatal(source: impl Into<BoxError>) -> Self {
+        Self {
+            kind: StoreErrorKind::Fatal,
+            source: source.into(),
+        }
+    }
+
+    /// What the runner does about it.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            StoreErrorKind::Unavailable => {
+                write!(f, "the database is unavailable: {}", self.source)
+            }
+            StoreErrorKind::Fatal => write!(f, "the database can't be used: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl From<diesel::result::Error> for StoreError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::unavailable(error)
+    }
+}

@@ -1,0 +1,297 @@
+//! The store on SQLite.
+//!
+//! SQLite has one writer at a time, so one lane is enough, ids are committed in their order, and
+//! every method is one short transaction on one connection, away from the async runtime.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::{Connection as _, OptionalExtension as _, QueryableByName, RunQueryDsl as _};
+use diesel::{SqliteConnection, sql_query};
+use uuid::Uuid;
+
+use super::{Columns, Lease, Position, ReadRequest, RunnerId, Store, StoreError, StoredMessage};
+
+/// Now, in the form of the tables' times. A `%f` has milliseconds, and the text sorts by time.
+macro_rules! now {
+    () => {
+        "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+    };
+}
+
+/// The outbox of a SQLite database, version 3.35 or later.
+///
+/// The file is put into WAL mode, so that the runner's reads never hold up the application's
+/// writes. One runner at a time serves it; a second one takes over when the first is gone.
+///
+/// ```no_run
+/// let store = outbox::store::SqliteStore::new("shop.sqlite");
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore {
+    path: String,
+    connection: Arc<Mutex<Option<SqliteConnection>>>,
+}
+
+impl SqliteStore {
+    /// A store on this file or `file:` URL, which is opened when it is needed.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            connection: Arc::default(),
+        }
+    }
+
+    /// Runs `work` in an immediate transaction on a thread for blocking calls.
+    async fn transaction<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let Self { path, connection } = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut slot = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let connection = match &mut *slot {
+                Some(connection) => connection,
+                empty => empty.insert(open(&path)?),
+            };
+            let result = connection.immediate_transaction(work);
+            if result.is_err() {
+                // Whatever is wrong with it, a new connection is the way back.
+                *slot = None;
+            }
+            result
+        })
+        .await
+        .unwrap_or_else(|panic| Err(StoreError::unavailable(panic)))
+    }
+}
+
+/// Without the URL, which may hold a key.
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+fn open(path: &str) -> Result<SqliteConnection, StoreError> {
+    let mut connection = SqliteConnection::establish(path).map_err(StoreError::unavailable)?;
+    // A settle that a power failure takes back only repeats messages: NORMAL is enough for it.
+    connection.batch_execute(
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;",
+    )?;
+    Ok(connection)
+}
+
+impl Store for SqliteStore {
+    async fn check(&self) -> Result<(), StoreError> {
+        #[derive(QueryableByName)]
+        struct Tables {
+            #[diesel(sql_type = BigInt)]
+            count: i64,
+        }
+        self.transaction(|c| {
+            let tables: Tables = sql_query(
+                "SELECT count(*) AS count FROM sqlite_master \
+                 WHERE type = 'table' AND name IN ('outbox', 'outbox_lanes')",
+            )
+            .get_result(c)?;
+            if tables.count == 2 {
+                return Ok(());
+            }
+            Err(StoreError::fatal(
+                "it has no table `outbox`; run the migrations: \
+                 `run_pending_migrations(outbox::migrations::SQLITE)`",
+            ))
+        })
+        .await
+    }
+
+    async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Vec<Lease>, StoreError> {
+        let id = runner.id.to_string();
+        let name = runner.name.clone();
+        let ttl = format!("+{:.3} seconds", ttl.as_secs_f64());
+        self.transaction(move |c| {
+            sql_query(concat!(
+                "DELETE FROM outbox_runners WHERE expires_at < ",
+                now!()
+            ))
+            .execute(c)?;
+            sql_query(
+                "INSERT INTO outbox_runners (runner, name, expires_at) \
+                 VALUES (?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?)) \
+                 ON CONFLICT (runner) DO UPDATE SET expires_at = excluded.expires_at",
+            )
+            .bind::<Text, _>(&id)
+            .bind::<Text, _>(&name)
+            .bind::<Text, _>(&ttl)
+            .execute(c)?;
+            sql_query(concat!(
+                "UPDATE outbox_lanes SET \
+                    epoch = epoch + (owner IS NOT ?1), \
+                    owner = ?1, \
+                    expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?2) \
+                 WHERE owner IS NULL OR owner = ?1 OR expires_at <= ",
+                now!()
+            ))
+            .bind::<Text, _>(&id)
+            .bind::<Text, _>(&ttl)
+            .execute(c)?;
+            held(c, &id)
+        })
+        .await
+    }
+
+    async fn release(&self, runner: &RunnerId, leases: &[Lease]) -> Result<(), StoreError> {
+        let id = runner.id.to_string();
+        let leases = leases.to_vec();
+        self.transaction(move |c| {
+            for lease in leases {
+                sql_query(
+                    "UPDATE outbox_lanes SET owner = NULL, expires_at = '0000-01-01T00:00:00.000Z' \
+                     WHERE lane = ? AND owner = ? AND epoch = ?",
+                )
+                .bind::<Integer, _>(i32::from(lease.lane))
+                .bind::<Text, _>(&id)
+                .bind::<BigInt, _>(lease.epoch)
+                .execute(c)?;
+            }
+            sql_query("DELETE FROM outbox_runners WHERE runner = ?")
+                .bind::<Text, _>(&id)
+                .execute(c)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn read(&self, request: &ReadRequest) -> Result<Vec<StoredMessage>, StoreError> {
+        let most = request.lanes.iter().map(|&(_, most)| most).sum::<usize>();
+        let exclude = ids(&request.exclude);
+        self.transaction(move |c| {
+            let rows = sql_query(
+                // Plain SQL may have stored text where bytes are meant.
+                "SELECT id, message_id, topic, partition, \
+                        CAST(key AS BLOB) AS key, CAST(payload AS BLOB) AS payload, \
+                        headers, event_type, \
+                        CAST((julianday(created_at) - 2440587.5) * 86400000 AS INTEGER) AS created_ms \
+                 FROM outbox WHERE id NOT IN (SELECT value FROM json_each(?)) \
+                 ORDER BY id LIMIT ?",
+            )
+            .bind::<Text, _>(exclude)
+            .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
+            .load::<Row>(c)?;
+            Ok(rows.into_iter().map(Row::stored).collect())
+        })
+        .await
+    }
+
+    async fn settle(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        delivered: &[Position],
+    ) -> Result<Vec<Lease>, StoreError> {
+        let id = runner.id.to_string();
+        let leases = leases.to_vec();
+        let delivered = ids(delivered);
+        self.transaction(move |c| {
+            let mut held = held(c, &id)?;
+            held.retain(|lease| leases.contains(lease));
+            if !held.is_empty() {
+                sql_query("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?))")
+                    .bind::<Text, _>(delivered)
+                    .execute(c)?;
+            }
+            Ok(held)
+        })
+        .await
+    }
+}
+
+/// The lease of this runner on the one lane, if it holds it and it has not ended.
+fn held(c: &mut SqliteConnection, runner: &str) -> Result<Vec<Lease>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Epoch {
+        #[diesel(sql_type = BigInt)]
+        epoch: i64,
+    }
+    let row = sql_query(concat!(
+        "SELECT epoch FROM outbox_lanes WHERE lane = 0 AND owner = ? AND expires_at > ",
+        now!()
+    ))
+    .bind::<Text, _>(runner)
+    .get_result::<Epoch>(c)
+    .optional()?;
+    Ok(row
+        .map(|row| Lease {
+            lane: 0,
+            epoch: row.epoch,
+        })
+        .into_iter()
+        .collect())
+}
+
+/// SQLite has no arrays; `json_each` takes its place.
+fn ids(positions: &[Position]) -> String {
+    let ids = positions.iter().map(|position| position.id.to_string());
+    format!("[{}]", ids.collect::<Vec<_>>().join(","))
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Text)]
+    message_id: String,
+    #[diesel(sql_type = Text)]
+    topic: String,
+    #[diesel(sql_type = Nullable<Integer>)]
+    partition: Option<i32>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    key: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    payload: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    headers: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    event_type: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    created_ms: Option<i64>,
+}
+
+impl Row {
+    fn stored(self) -> StoredMessage {
+        let position = Position {
+            lane: 0,
+            id: self.id,
+        };
+        // A time that plain SQL wrote in another form is of no consequence: it is for people.
+        let created_ms = self.created_ms.and_then(|ms| u64::try_from(ms).ok());
+        let created_at = SystemTime::UNIX_EPOCH + Duration::from_millis(created_ms.unwrap_or(0));
+        let (id, unreadable) = match Uuid::parse_str(&self.message_id) {
+            Ok(id) => (id, None),
+            Err(error) => {
+                let reason = format!("message_id {:?} is not a UUID: {error}", self.message_id);
+                (Uuid::nil(), Some(reason))
+            }
+        };
+        let mut stored = StoredMessage::new(
+            position,
+            created_at,
+            Columns {
+                id,
+                topic: self.topic,
+                partition: self.partition,
+                key: self.key,
+                payload: self.payload,
+                headers: self.headers,
+                event_type: self.event_type,
+            },
+        );
+        stored.defect = unreadable.or(stored.defect);
+        stored
+    }
+}
