@@ -130,6 +130,9 @@ impl Kafka {
 
     /// Starts it again, on the same port, with the same data. Stops it first when it runs.
     ///
+    /// After a [kill](Kafka::kill) this takes `broker.session.timeout.ms` longer (by default 9 s),
+    /// until the cluster believes that the killed one is gone.
+    ///
     /// # Errors
     ///
     /// When it does not start: with the end of its log.
