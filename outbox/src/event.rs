@@ -41,8 +41,8 @@ pub const DEFAULT_MAX_BYTES: usize = 1_000_000;
 /// # Ok::<(), outbox::Error>(())
 /// ```
 ///
-/// The trait is dyn-safe, and references and boxes of events are events: a `&dyn OutboxEvent` can
-/// be published like any other.
+/// The trait is dyn-safe, and references and boxes of events are events. For a `&dyn OutboxEvent`
+/// write `(&event).publish(c)`, which publishes the reference, or `publish_all(c, events)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an outbox event",
     label = "this can't be published",

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// A database of a test's own: what the tests that hold for all databases need of one.
-pub trait Database: Sized {
+pub trait Database: Sized + Sync {
     /// Diesel's connection to it.
     type Connection: R2D2Connection + LoadConnection<Backend: OutboxBackend> + Send + 'static;
 

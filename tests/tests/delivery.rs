@@ -134,12 +134,12 @@ fn a_savepoint_that_is_rolled_back_does_not_arrive<D: Database>() -> Result<()> 
     let kept = connection.transaction::<_, DieselError, _>(|c| {
         let first = OrderPlaced::new(&topic, 1).publish(c)?;
         let inner = c.transaction::<(), DieselError, _>(|c| {
-            OrderPlaced::new(&topic, 2).publish(c)?;
+            OrderPlaced::new(&topic, 1).publish(c)?;
             Err(DieselError::RollbackTransaction)
         });
         assert_eq!(inner, Err(DieselError::RollbackTransaction));
         let last =
-            c.transaction::<_, DieselError, _>(|c| Ok(OrderPlaced::new(&topic, 3).publish(c)?))?;
+            c.transaction::<_, DieselError, _>(|c| Ok(OrderPlaced::new(&topic, 1).publish(c)?))?;
         Ok([first, last])
     })?;
 

@@ -152,6 +152,8 @@ where
 async fn write<C: Shop>(mut connection: C, writer: usize) -> anyhow::Result<Placed> {
     let mut placed = Placed::default();
     for turn in 0..ORDERS_EACH {
+        // Orders come in one after the other, about 150 a second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let customer = CUSTOMERS[(writer + turn) % CUSTOMERS.len()];
         let total_cents = 100 * (1 + turn as i64);
         let card_is_good = turn % 5 != 4;

@@ -55,6 +55,7 @@ impl Reader {
             .set("bootstrap.servers", brokers)
             .set("group.id", "quickstart")
             .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "20")
             .create()?;
         let next = ends(&consumer)?;
         let mut assignment = TopicPartitionList::new();

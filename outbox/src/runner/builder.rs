@@ -8,6 +8,9 @@ use super::{Runner, Settings};
 use crate::sink::Sink;
 use crate::store::{RunnerId, Store};
 
+/// Below this, a lease would end in an ordinary pause of the machine.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
 /// Configures a [`Runner`]. The defaults are right for most.
 #[derive(Debug)]
 pub struct RunnerBuilder<S, K> {
@@ -28,7 +31,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
                 max_in_flight: 5_000,
                 max_in_flight_bytes: 32 << 20,
                 poll_interval: Duration::from_secs(1),
-                lease: Duration::from_secs(30),
+                lease: Duration::from_secs(15),
                 grace: Duration::from_secs(15),
             },
         }
@@ -73,9 +76,9 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
         self
     }
 
-    /// For how long a lane is taken. By default 30 s: what a killed runner leaves is taken over by
-    /// another one after this time. It is renewed every third of it, and must be at least three
-    /// times as long as the sink's [`delivery_timeout`](Sink::delivery_timeout).
+    /// For how long a lane is taken. By default 15 s: what a killed runner leaves is taken over by
+    /// another one after this time. It is renewed every quarter of it, and must be at least one and
+    /// a half times as long as the sink's [`delivery_timeout`](Sink::delivery_timeout).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
@@ -138,14 +141,14 @@ impl Settings {
                 self.max_in_flight, self.batch_size
             )));
         }
-        // Renewed every third, a lease has at least two thirds left when all is well; a batch that
-        // is sent then must be known before the lease ends, or two runners could send one message.
-        let least = delivery_timeout * 3;
-        if self.lease < least || self.lease < Duration::from_millis(100) {
+        // Renewed every quarter, a lease has three quarters left when all is well. What is sent then
+        // must be known before the lease ends, or two runners could send one message.
+        let least = (delivery_timeout * 3 / 2).max(SHORTEST_LEASE);
+        if self.lease < least {
             return Err(BuildError(format!(
                 "a `lease` of {:?} is too short: the sink may take {delivery_timeout:?} to tell what \
-                 became of a message, and a lease must last three times as long ({least:?}) and at \
-                 least 100 ms; lengthen the lease or shorten the sink's time-out",
+                 became of a message, so it must be at least {least:?}; lengthen the lease or \
+                 shorten the sink's time-out",
                 self.lease
             )));
         }
@@ -185,7 +188,7 @@ mod tests {
             (|s| s.max_in_flight_bytes = 0, "`max_in_flight_bytes` is 0"),
             (|s| s.max_in_flight = 9, "no batch could be full"),
             (|s| s.poll_interval = Duration::ZERO, "`poll_interval`"),
-            (|s| s.lease = Duration::from_millis(2_999), "too short"),
+            (|s| s.lease = Duration::from_millis(1_499), "at least 1.5s"),
         ];
         for (spoil, expected) in cases {
             let mut settings = settings();

@@ -103,7 +103,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     async fn try_renew(&self) -> Result<Infallible, RunError> {
         let mut backoff = Backoff::new();
         loop {
-            tokio::time::sleep(self.runner.settings.lease / 3).await;
+            tokio::time::sleep(self.runner.settings.lease / 4).await;
             loop {
                 match self.runner.lease().await {
                     Ok(granted) => {

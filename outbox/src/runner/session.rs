@@ -48,26 +48,23 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         let (sent, to_settle) = mpsc::unbounded_channel();
         let work = async {
             let (read, settled) = tokio::join!(self.read_and_send(sent), self.settle(to_settle));
-            settled.and(read)
+            read.and(settled)
         };
-        let drained = tokio::select! {
-            result = work => {
-                result?;
-                true
-            }
+        let fatal = tokio::select! {
+            result = work => result?,
             // Leases are renewed until the last batch is settled.
             error = self.renew() => return Err(error),
-            () = self.grace_is_over() => false,
+            () = self.grace_is_over() => {
+                tracing::warn!(
+                    "the grace period is over with messages in flight: their lanes are free when \
+                     the leases end, and they are delivered again"
+                );
+                return Ok(());
+            }
         };
-        if drained {
-            self.hand_back().await;
-        } else {
-            tracing::warn!(
-                "the grace period is over with messages in flight: their lanes are free when the \
-                 leases end, and they are delivered again"
-            );
-        }
-        Ok(())
+        // Only now, with nothing in flight: the next owner sends what is left.
+        self.hand_back().await;
+        fatal.map_or(Ok(()), |error| Err(RunError::Sink(error)))
     }
 
     async fn grace_is_over(&self) {

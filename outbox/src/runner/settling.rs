@@ -17,10 +17,16 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// After a failure nothing more is sent until all that is in flight is known: only then can the
     /// failed message be read and sent again without being passed by what was sent after it. What
     /// was delivered of its key behind it stays in the table, and follows it once more.
-    pub(super) async fn settle(&self, mut sent: UnboundedReceiver<Batch>) -> Result<(), RunError> {
+    ///
+    /// Returns the sink's fatal error, if it had one; everything in flight is known then.
+    pub(super) async fn settle(
+        &self,
+        mut sent: UnboundedReceiver<Batch>,
+    ) -> Result<Option<SinkError>, RunError> {
         let mut broken = HashSet::new();
         let mut backoff = Backoff::new();
         let mut unavailable = None;
+        let mut fatal = None;
         while let Some(Batch { messages, delivery }) = sent.recv().await {
             let sorted = sort(&messages, delivery.await, &mut broken);
             if sorted.failed() {
@@ -34,9 +40,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             self.settle_delivered(&sorted.delivered).await?;
             self.tracker.finish(&messages, &sorted.delivered);
             unavailable = sorted.unavailable.or(unavailable);
-            if let Some(error) = sorted.fatal {
+            if sorted.fatal.is_some() {
                 self.stop.cancel();
-                return Err(RunError::Sink(error));
+                fatal = sorted.fatal;
             }
             if self.tracker.is_drained() {
                 broken.clear();
@@ -47,7 +53,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 self.tracker.resume();
             }
         }
-        Ok(())
+        Ok(fatal)
     }
 
     async fn settle_delivered(&self, delivered: &[Position]) -> Result<(), RunError> {

@@ -48,8 +48,10 @@ impl HoldKey {
 
 struct Hold {
     attempts: u32,
+    /// When they are tried again.
     due: Instant,
-    /// Those that were read, in order. Empty while they are tried again.
+    /// Those that were read. Empty while they are tried again: not when the time has come, but when
+    /// a read has begun that finds the oldest of them.
     waiting: Vec<Position>,
 }
 
@@ -104,7 +106,7 @@ impl Tracker {
             }
             if !state.held.is_empty()
                 && let Some(hold) = state.held.get_mut(&HoldKey::of(&stored))
-                && hold.due > now
+                && !hold.waiting.is_empty()
             {
                 hold.waiting.push(stored.position);
                 continue;
@@ -181,7 +183,7 @@ impl State {
             waiting: Vec::new(),
         });
         // A second refusal of the same key in one go is not another attempt.
-        if hold.due <= now {
+        if hold.waiting.is_empty() {
             let pause = Duration::from_secs(1 << hold.attempts.min(6)).min(LONGEST_HOLD);
             hold.attempts += 1;
             hold.due = now + pause;
@@ -281,6 +283,21 @@ mod tests {
         assert!(tracker.lock().held.is_empty());
     }
 
+    /// A key becomes due between a read and what comes of it: the read has passed over its oldest
+    /// messages, so later ones must still wait.
+    #[test]
+    fn a_key_that_falls_due_during_a_read_still_waits() {
+        let tracker = Tracker::default();
+        let batch = tracker.admit(vec![stored(1, "bad")]).unwrap();
+        tracker.refuse(&batch[0], "no");
+        tracker.finish(&batch, &[]);
+        assert_eq!(ids(tracker.exclude()), [1]);
+        for hold in tracker.lock().held.values_mut() {
+            hold.due = Instant::now();
+        }
+        assert_eq!(tracker.admit(vec![stored(2, "bad")]).unwrap(), []);
+    }
+
     #[test]
     fn pauses_double_with_each_attempt() {
         let tracker = Tracker::default();
@@ -290,7 +307,7 @@ mod tests {
             state.hold(&stored(1, "bad"), now);
             let hold = state.held.values_mut().next().unwrap();
             assert_eq!(hold.due - now, Duration::from_secs(expected));
-            hold.due = now;
+            hold.waiting.clear();
         }
     }
 

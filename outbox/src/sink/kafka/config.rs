@@ -47,7 +47,7 @@ impl KafkaSinkBuilder {
     }
 
     /// How long librdkafka tries to deliver a message before it gives it back to the runner, which
-    /// sends it again. By default 5 s; a runner's lease must last at least four times as long.
+    /// sends it again. By default 5 s; a runner's lease must last at least three times as long.
     #[must_use]
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;

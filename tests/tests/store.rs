@@ -1,0 +1,215 @@
+//! What every store promises the runner: leases, fencing, reading, settling.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::Connection as _;
+use outbox::store::{Lease, Position, ReadRequest, RunnerId, Store, StoreErrorKind, StoredMessage};
+use outbox::{Message, publish_all};
+use outbox_tests::database::{Database, Postgres, SqliteFile};
+use uuid::Uuid;
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(200);
+
+fn runner(name: &str) -> RunnerId {
+    RunnerId {
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+    }
+}
+
+fn all_of(leases: &[Lease]) -> ReadRequest {
+    ReadRequest {
+        lanes: leases.iter().map(|lease| (lease.lane, 1_000)).collect(),
+        exclude: Vec::new(),
+    }
+}
+
+fn positions(messages: &[StoredMessage]) -> Vec<Position> {
+    messages.iter().map(|stored| stored.position).collect()
+}
+
+/// Asks until another runner's leases have ended.
+async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<Lease>> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let leases = store.lease(runner, LONG).await?;
+        if !leases.is_empty() {
+            return Ok(leases);
+        }
+        ensure!(Instant::now() < deadline, "no lane became free");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn a_lane_has_one_owner<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let store = database.store()?;
+    let (first, second) = (runner("first"), runner("second"));
+    let leases = store.lease(&first, LONG).await?;
+    assert!(!leases.is_empty());
+    assert_eq!(store.lease(&second, LONG).await?, []);
+    // Renewing changes nothing but the end.
+    assert_eq!(store.lease(&first, LONG).await?, leases);
+
+    // Handed back, they are free at once, and have a new epoch.
+    store.release(&first, &leases).await?;
+    let taken = store.lease(&second, LONG).await?;
+    assert!(!taken.is_empty());
+    for lease in &taken {
+        let before = leases.iter().find(|before| before.lane == lease.lane);
+        assert!(before.is_some_and(|before| before.epoch < lease.epoch));
+    }
+    // What is not one's own can't be handed back.
+    store.release(&first, &leases).await?;
+    store.release(&first, &taken).await?;
+    assert_eq!(store.lease(&second, LONG).await?, taken);
+    Ok(())
+}
+
+async fn a_runner_that_lost_its_lease_cannot_settle<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let store = database.store()?;
+    let messages: Vec<_> = (0..20)
+        .map(|n| Message::new("t").with_key(n.to_string()))
+        .collect();
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, &messages))?;
+
+    let (zombie, heir) = (runner("zombie"), runner("heir"));
+    let old = store.lease(&zombie, SHORT).await?;
+    let read = positions(&store.read(&all_of(&old)).await?);
+    assert_eq!(read.len(), 20);
+    let new = lease_when_free(&store, &heir).await?;
+
+    let held = store.settle(&zombie, &old, &read).await?;
+    assert!(held.len() + new.len() <= old.len(), "{held:?}");
+    let of_heir = |position: &Position| new.iter().any(|lease| lease.lane == position.lane);
+    let left = database.waiting()? as usize;
+    assert_eq!(left, read.iter().filter(|p| of_heir(p)).count());
+
+    // Nor can it with the heir's epoch, nor the heir with the zombie's.
+    assert_eq!(store.settle(&zombie, &new, &read).await?, []);
+    assert_eq!(store.settle(&heir, &old, &read).await?, []);
+    assert_eq!(database.waiting()? as usize, left);
+    assert_eq!(store.settle(&heir, &new, &read).await?, new);
+    assert_eq!(database.waiting()?, 0);
+    Ok(())
+}
+
+/// A lease that nobody took can be renewed after its end; until then it settles nothing.
+async fn an_ended_lease_settles_nothing<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let store = database.store()?;
+    let id = runner("slow");
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, [Message::new("t").with_key("k")]))?;
+    let leases = store.lease(&id, Duration::from_millis(1)).await?;
+    let read = positions(&store.read(&all_of(&leases)).await?);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(store.settle(&id, &leases, &read).await?, []);
+    assert_eq!(database.waiting()?, 1);
+    let renewed = store.lease(&id, LONG).await?;
+    assert_eq!(store.settle(&id, &renewed, &read).await?, renewed);
+    assert_eq!(database.waiting()?, 0);
+    Ok(())
+}
+
+async fn reading_follows_the_ids_and_passes_over_what_it_has<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let store = database.store()?;
+    let leases = store.lease(&runner("reader"), LONG).await?;
+    let messages: Vec<_> = (0..100)
+        .map(|n| Message::new("t").with_key("k").with_payload(n.to_string()))
+        .collect();
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, &messages))?;
+
+    let all = store.read(&all_of(&leases)).await?;
+    let sent: Vec<_> = messages.iter().collect();
+    let got: Vec<_> = all.iter().map(|stored| &stored.message).collect();
+    assert_eq!(got, sent);
+    assert!(all.is_sorted_by_key(|stored| stored.position));
+    let age = all[0].created_at.elapsed()?;
+    assert!(age < Duration::from_secs(60), "{age:?}");
+
+    let lane = all[0].position.lane;
+    let next = store
+        .read(&ReadRequest {
+            lanes: vec![(lane, 3)],
+            exclude: positions(&all[..50]),
+        })
+        .await?;
+    assert_eq!(positions(&next), positions(&all[50..53]));
+    Ok(())
+}
+
+async fn without_its_tables_it_is_refused(store: impl Store) {
+    let error = store.check().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Fatal);
+    assert!(error.to_string().contains("run the migrations"), "{error}");
+}
+
+macro_rules! on_each_database {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $test() -> Result<()> {
+                    super::$test::<SqliteFile>().await
+                }
+            )+
+        }
+
+        mod postgres {
+            use super::*;
+            $(
+                #[tokio::test]
+                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+                async fn $test() -> Result<()> {
+                    super::$test::<Postgres>().await
+                }
+            )+
+        }
+    };
+}
+
+on_each_database!(
+    a_lane_has_one_owner,
+    a_runner_that_lost_its_lease_cannot_settle,
+    an_ended_lease_settles_nothing,
+    reading_follows_the_ids_and_passes_over_what_it_has,
+);
+
+#[tokio::test]
+async fn sqlite_without_tables_is_refused() {
+    without_its_tables_it_is_refused(outbox::store::SqliteStore::new(":memory:")).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn postgres_without_tables_is_refused() -> Result<()> {
+    without_its_tables_it_is_refused(Postgres::empty()?.store()?).await;
+    Ok(())
+}
+
+/// Sessions that can't write would only fail later, and without a remedy.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_read_only_postgres_is_refused() -> Result<()> {
+    use diesel::connection::SimpleConnection as _;
+
+    let database = Postgres::create()?;
+    let name = database.url().rsplit('/').next().unwrap_or_default();
+    let set = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
+    database.connect()?.batch_execute(&set)?;
+    let error = database.store()?.check().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Fatal);
+    assert!(error.to_string().contains("read-only"), "{error}");
+    Ok(())
+}
