@@ -281,6 +281,7 @@ fn for_each(
                     }
                     Err(error) => {
                         errors.at(error.span(), place.example(""));
+                        meant.insert("topic".to_owned());
                         false
                     }
                 };

@@ -70,9 +70,13 @@ fn krate(input: &Input) -> Path {
     }
 }
 
-/// Shows mistakes at a user's token, but resolves names as the expansion does.
-fn at(span: Span) -> Span {
-    Span::call_site().located_at(span)
+/// Tokens that the compiler shows at a user's token when it refuses them. They resolve as before.
+fn show_at(span: Span, tokens: TokenStream) -> TokenStream {
+    let shown = tokens.into_iter().map(|mut token| {
+        token.set_span(token.span().located_at(span));
+        token
+    });
+    shown.collect()
 }
 
 struct Expansion<'a> {
@@ -112,13 +116,15 @@ impl<'a> Expansion<'a> {
     /// checked where they are known.
     fn constant_topic(&self, path: &Path) -> TokenStream {
         let krate = &self.krate;
-        let check = quote_spanned!(at(path.span())=> #krate::__::check_topic(#path));
+        let checked = self.call(path.span(), "check_topic", &quote!(#path));
         if self.depends_on_generics(path) {
-            return quote!(#krate::__::Cow::Borrowed(const { #check }));
+            return quote!(#krate::__::Cow::Borrowed(const { #checked }));
         }
+        // Names of items are not hygienic, so it may not be one that a user would choose.
+        let check = show_at(path.span(), quote!(const __OUTBOX_TOPIC: &str = #checked;));
         quote! {{
-            const _: &str = #check;
-            #krate::__::Cow::Borrowed(#path)
+            #check
+            #krate::__::Cow::Borrowed(__OUTBOX_TOPIC)
         }}
     }
 
@@ -135,7 +141,7 @@ impl<'a> Expansion<'a> {
             |case| case.partition.as_ref(),
             |source, used| {
                 let value = self.reference(source, used);
-                quote_spanned!(at(source.span())=> #krate::__::partition(#value))
+                self.call(source.span(), "partition", &value)
             },
             &self.none,
         )?;
@@ -165,7 +171,7 @@ impl<'a> Expansion<'a> {
                 }
                 source => {
                     let value = self.reference(source, used);
-                    quote_spanned!(at(source.span())=> #krate::__::key(#value))
+                    self.call(source.span(), "key", &value)
                 }
             },
             &self.none,
@@ -187,9 +193,9 @@ impl<'a> Expansion<'a> {
             let pushes = case.headers.iter().map(|header| {
                 let value = self.reference(&header.value, used);
                 let name = &header.name;
-                quote_spanned! {at(header.value.span())=>
-                    #krate::__::push_header(&mut #headers, #name, #value);
-                }
+                let arguments = quote!(&mut #headers, #name, #value);
+                let push = self.call(header.value.span(), "push_header", &arguments);
+                quote!(#push;)
             });
             quote!({ #(#pushes)* })
         });
@@ -221,7 +227,7 @@ impl<'a> Expansion<'a> {
             |case| case.id.as_ref(),
             |source, used| {
                 let value = self.reference(source, used);
-                quote_spanned!(at(source.span())=> #krate::__::id(#value))
+                self.call(source.span(), "id", &value)
             },
             // As the trait has it.
             &quote!(#krate::uuid::Uuid::now_v7()),
@@ -265,12 +271,10 @@ impl<'a> Expansion<'a> {
         }
         let body = self.each(|case, _| match case.tombstone {
             true => self.none.clone(),
-            false => quote_spanned! {at(encoder.span())=>
-                #krate::__::Option::map(
-                    <#encoder as #krate::Encoder<Self>>::CONTENT_TYPE,
-                    #krate::__::Cow::Borrowed,
-                )
-            },
+            false => {
+                let content_type = self.of_encoder(&encoder, quote!(CONTENT_TYPE));
+                quote!(#krate::__::Option::map(#content_type, #krate::__::Cow::Borrowed))
+            }
         });
         Some(quote! {
             fn content_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
@@ -283,12 +287,13 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         let this = quote!(self);
         let encoded = match (&self.plan.encoding, self.encoder()) {
-            (Encoding::Function(function), _) => quote_spanned! {at(function.span())=>
-                #krate::__::encoded(#function(#this))
-            },
-            (_, encoder) => quote_spanned! {at(encoder.span())=>
-                <#encoder as #krate::Encoder<Self>>::encode(#this)
-            },
+            (Encoding::Function(function), _) => {
+                self.call(function.span(), "encoded", &quote!(#function(#this)))
+            }
+            (_, encoder) => {
+                let encode = self.of_encoder(&encoder.unwrap_or_default(), quote!(encode));
+                quote!(#encode(#this))
+            }
         };
         let body = self.each(|case, _| match case.tombstone {
             true => quote!(#krate::__::Result::Ok(#krate::__::Option::None)),
@@ -308,10 +313,28 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         match self.plan.encoding {
             // Shown at the type's name, which is what lacks `Serialize`.
-            Encoding::Default => Some(quote_spanned!(at(self.input.ident.span())=> #krate::Json)),
+            Encoding::Default => Some(show_at(self.input.ident.span(), quote!(#krate::Json))),
             Encoding::Encoder(encoder) => Some(encoder.to_token_stream()),
             Encoding::Function(_) => None,
         }
+    }
+
+    /// A call of a function of the library, shown at a value of the user's.
+    fn call(&self, span: Span, function: &str, arguments: &TokenStream) -> TokenStream {
+        let krate = &self.krate;
+        let function = Ident::new(function, Span::call_site());
+        let path = show_at(span, quote!(#krate::__::#function));
+        quote!(#path(#arguments))
+    }
+
+    /// An item of an encoder, shown at the encoder.
+    fn of_encoder(&self, encoder: &TokenStream, item: TokenStream) -> TokenStream {
+        let krate = &self.krate;
+        let span = encoder.span();
+        let (open, close) = (quote_spanned!(span=> <), quote_spanned!(span=> >));
+        let of = show_at(span, quote!(as #krate::Encoder<Self>));
+        let item = show_at(span, item);
+        quote!(#open #encoder #of #close ::#item)
     }
 
     /// The type's own generics with what the encoder needs. Only a generic type needs that said:
@@ -348,7 +371,7 @@ impl<'a> Expansion<'a> {
             }
             source => {
                 let value = self.reference(source, used);
-                quote_spanned!(at(source.span())=> #krate::__::text(#value))
+                self.call(source.span(), "text", &value)
             }
         }
     }
@@ -362,13 +385,12 @@ impl<'a> Expansion<'a> {
                 let text = self.format(parts, *span, used);
                 quote!(&#text)
             }
-            Source::Path(path) => quote_spanned!(at(path.span())=> &#path),
+            Source::Path(path) => quote_spanned!(path.span()=> &#path),
             Source::Expr(expr, fields) => {
                 used.bind_all(fields);
-                let and = quote_spanned!(at(expr.span())=> &);
                 match needs_parentheses(expr) {
-                    true => quote!(#and (#expr)),
-                    false => quote!(#and #expr),
+                    true => quote_spanned!(expr.span()=> &(#expr)),
+                    false => quote_spanned!(expr.span()=> &#expr),
                 }
             }
         }
@@ -389,7 +411,8 @@ impl<'a> Expansion<'a> {
             }
         }
         let format = LitStr::new(&format, span);
-        quote_spanned!(at(span)=> #krate::__::format!(#format #(, #arguments)*))
+        let macro_path = show_at(span, quote!(#krate::__::format));
+        quote!(#macro_path!(#format #(, #arguments)*))
     }
 
     /// The value for each case: a `match`, unless it is the same for all and uses no field.

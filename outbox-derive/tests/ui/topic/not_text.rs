@@ -1,0 +1,25 @@
+use outbox::OutboxEvent;
+
+#[derive(serde::Serialize, OutboxEvent)]
+#[outbox(topic = 5)]
+struct Number;
+
+#[derive(serde::Serialize, OutboxEvent)]
+#[outbox(topic = region)]
+struct Field {
+    region: u8,
+}
+
+#[derive(serde::Serialize, OutboxEvent)]
+#[outbox(topic = self.region + 1)]
+struct Expression {
+    region: u8,
+}
+
+#[derive(serde::Serialize, OutboxEvent)]
+#[outbox(topic = "orders-{region}")]
+struct Template {
+    region: Vec<u8>,
+}
+
+fn main() {}
