@@ -33,15 +33,15 @@ pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
 /// An implementation without meaning. It stands beside errors, so that each use of the type is not
 /// an error too.
 pub(crate) fn fallback(input: &Input) -> TokenStream {
-    let krate = krate(input);
+    let krate = krate();
     let methods = quote! {
-        fn topic(&self) -> #krate::__::Cow<'_, str> {
+        fn topic(&self) -> #krate::Cow<'_, str> {
             loop {}
         }
 
         fn encode(
             &self,
-        ) -> #krate::__::Result<#krate::__::Option<#krate::__::Vec<u8>>, #krate::BoxError> {
+        ) -> #krate::Result<#krate::Option<#krate::Vec<u8>>, #krate::BoxError> {
             loop {}
         }
     };
@@ -49,10 +49,21 @@ pub(crate) fn fallback(input: &Input) -> TokenStream {
 }
 
 fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> TokenStream {
-    let (krate, ident) = (krate(input), &input.ident);
+    let (krate, ident) = (krate(), &input.ident);
+    let import = match &input.container.krate {
+        Some(path) => {
+            let path = &path.value;
+            let (open, close) = (quote!(use), quote!(::__ as #krate;));
+            let (open, close) = (show_at(path.span(), open), show_at(path.span(), close));
+            quote!(#open #path #close)
+        }
+        None => quote!(use ::outbox::__ as #krate;),
+    };
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
         const _: () = {
+            #import
+
             #[automatically_derived]
             // A field is bound if an expression may mean it, which is not always so.
             #[allow(deprecated, unused_variables)]
@@ -63,11 +74,10 @@ fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> 
     }
 }
 
-fn krate(input: &Input) -> Path {
-    match &input.container.krate {
-        Some(path) => path.value.clone(),
-        None => parse_quote!(::outbox),
-    }
+/// What the expansion calls the library's module `__`, which has all that it needs. It is imported
+/// once, so that a library that can't be found is one error.
+fn krate() -> Ident {
+    Ident::new("__outbox", Span::call_site())
 }
 
 /// Tokens that the compiler shows at a user's token when it refuses them. They resolve as before.
@@ -82,19 +92,19 @@ fn show_at(span: Span, tokens: TokenStream) -> TokenStream {
 struct Expansion<'a> {
     input: &'a Input,
     plan: &'a Plan<'a>,
-    /// The path of the library.
-    krate: Path,
+    /// The name of the library's module `__`.
+    krate: Ident,
     /// `Option::None`.
     none: TokenStream,
 }
 
 impl<'a> Expansion<'a> {
     fn new(input: &'a Input, plan: &'a Plan<'a>) -> Self {
-        let krate = krate(input);
+        let krate = krate();
         Self {
             input,
             plan,
-            none: quote!(#krate::__::Option::None),
+            none: quote!(#krate::Option::None),
             krate,
         }
     }
@@ -106,7 +116,7 @@ impl<'a> Expansion<'a> {
             source => self.text(source, used),
         });
         quote! {
-            fn topic(&self) -> #krate::__::Cow<'_, str> {
+            fn topic(&self) -> #krate::Cow<'_, str> {
                 #body
             }
         }
@@ -118,13 +128,13 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         let checked = self.call(path.span(), "check_topic", &quote!(#path));
         if self.depends_on_generics(path) {
-            return quote!(#krate::__::Cow::Borrowed(const { #checked }));
+            return quote!(#krate::Cow::Borrowed(const { #checked }));
         }
         // Names of items are not hygienic, so it may not be one that a user would choose.
         let check = show_at(path.span(), quote!(const __OUTBOX_TOPIC: &str = #checked;));
         quote! {{
             #check
-            #krate::__::Cow::Borrowed(__OUTBOX_TOPIC)
+            #krate::Cow::Borrowed(__OUTBOX_TOPIC)
         }}
     }
 
@@ -146,7 +156,7 @@ impl<'a> Expansion<'a> {
             &self.none,
         )?;
         Some(quote! {
-            fn partition(&self) -> #krate::__::Option<i32> {
+            fn partition(&self) -> #krate::Option<i32> {
                 #body
             }
         })
@@ -159,13 +169,13 @@ impl<'a> Expansion<'a> {
             |source, used| match source {
                 Source::Constant(text) => {
                     let bytes = LitByteStr::new(text.as_bytes(), Span::call_site());
-                    quote!(#krate::__::Option::Some(#krate::__::Cow::Borrowed(#bytes)))
+                    quote!(#krate::Option::Some(#krate::Cow::Borrowed(#bytes)))
                 }
                 Source::Template(parts, span) => {
                     let text = self.format(parts, *span, used);
                     quote! {
-                        #krate::__::Option::Some(
-                            #krate::__::Cow::Owned(#krate::__::String::into_bytes(#text)),
+                        #krate::Option::Some(
+                            #krate::Cow::Owned(#krate::String::into_bytes(#text)),
                         )
                     }
                 }
@@ -177,7 +187,7 @@ impl<'a> Expansion<'a> {
             &self.none,
         )?;
         Some(quote! {
-            fn key(&self) -> #krate::__::Option<#krate::__::Cow<'_, [u8]>> {
+            fn key(&self) -> #krate::Option<#krate::Cow<'_, [u8]>> {
                 #body
             }
         })
@@ -212,10 +222,10 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         let body = self.each(|case, used| {
             let text = self.text(&case.event_type, used);
-            quote!(#krate::__::Option::Some(#text))
+            quote!(#krate::Option::Some(#text))
         });
         quote! {
-            fn event_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
+            fn event_type(&self) -> #krate::Option<#krate::Cow<'_, str>> {
                 #body
             }
         }
@@ -230,10 +240,10 @@ impl<'a> Expansion<'a> {
                 self.call(source.span(), "id", &value)
             },
             // As the trait has it.
-            &quote!(#krate::uuid::Uuid::now_v7()),
+            &quote!(#krate::Uuid::now_v7()),
         )?;
         Some(quote! {
-            fn id(&self) -> #krate::uuid::Uuid {
+            fn id(&self) -> #krate::Uuid {
                 #body
             }
         })
@@ -273,11 +283,11 @@ impl<'a> Expansion<'a> {
             true => self.none.clone(),
             false => {
                 let content_type = self.of_encoder(&encoder, quote!(CONTENT_TYPE));
-                quote!(#krate::__::Option::map(#content_type, #krate::__::Cow::Borrowed))
+                quote!(#krate::Option::map(#content_type, #krate::Cow::Borrowed))
             }
         });
         Some(quote! {
-            fn content_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
+            fn content_type(&self) -> #krate::Option<#krate::Cow<'_, str>> {
                 #body
             }
         })
@@ -296,13 +306,13 @@ impl<'a> Expansion<'a> {
             }
         };
         let body = self.each(|case, _| match case.tombstone {
-            true => quote!(#krate::__::Result::Ok(#krate::__::Option::None)),
+            true => quote!(#krate::Result::Ok(#krate::Option::None)),
             false => encoded.clone(),
         });
         quote! {
             fn encode(
                 &self,
-            ) -> #krate::__::Result<#krate::__::Option<#krate::__::Vec<u8>>, #krate::BoxError> {
+            ) -> #krate::Result<#krate::Option<#krate::Vec<u8>>, #krate::BoxError> {
                 #body
             }
         }
@@ -323,7 +333,7 @@ impl<'a> Expansion<'a> {
     fn call(&self, span: Span, function: &str, arguments: &TokenStream) -> TokenStream {
         let krate = &self.krate;
         let function = Ident::new(function, Span::call_site());
-        let path = show_at(span, quote!(#krate::__::#function));
+        let path = show_at(span, quote!(#krate::#function));
         quote!(#path(#arguments))
     }
 
@@ -364,10 +374,10 @@ impl<'a> Expansion<'a> {
     fn text(&self, source: &Source<'a>, used: &mut Used<'a>) -> TokenStream {
         let krate = &self.krate;
         match source {
-            Source::Constant(text) => quote!(#krate::__::Cow::Borrowed(#text)),
+            Source::Constant(text) => quote!(#krate::Cow::Borrowed(#text)),
             Source::Template(parts, span) => {
                 let text = self.format(parts, *span, used);
-                quote!(#krate::__::Cow::Owned(#text))
+                quote!(#krate::Cow::Owned(#text))
             }
             source => {
                 let value = self.reference(source, used);
@@ -411,7 +421,7 @@ impl<'a> Expansion<'a> {
             }
         }
         let format = LitStr::new(&format, span);
-        let macro_path = show_at(span, quote!(#krate::__::format));
+        let macro_path = show_at(span, quote!(#krate::format));
         quote!(#macro_path!(#format #(, #arguments)*))
     }
 

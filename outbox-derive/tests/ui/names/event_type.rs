@@ -12,10 +12,6 @@ struct Nul;
 #[outbox(topic = "orders", event_type = 5)]
 struct Number;
 
-#[derive(serde::Serialize, OutboxEvent)]
-#[outbox(topic = "orders", event_type = OrderPlaced)]
-struct Unquoted;
-
 fn main() {
     let _ = Empty.message();
 }
