@@ -9,8 +9,9 @@ use syn::spanned::Spanned as _;
 use syn::{Expr, GenericParam, Generics, LitByteStr, LitStr, Path, parse_quote};
 
 use crate::ast::{Field, Input};
+use crate::source::{Part, Source};
 use crate::template::escape;
-use crate::validate::{Encoding, Part, Plan, Planned, Source};
+use crate::validate::{Encoding, Plan, Planned};
 
 /// The implementation of the trait.
 pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {

@@ -12,6 +12,7 @@ mod attr;
 mod diagnostic;
 mod expand;
 mod rename;
+mod source;
 mod template;
 mod validate;
 

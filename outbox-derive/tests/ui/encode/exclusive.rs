@@ -23,6 +23,8 @@ enum OnEnum {
 enum NoKeyOnVariant {
     #[outbox(tombstone)]
     A,
+    #[outbox(tombstone, key = None)]
+    B,
 }
 
 #[derive(OutboxEvent)]

@@ -5,6 +5,10 @@ use outbox::OutboxEvent;
 struct Number;
 
 #[derive(serde::Serialize, OutboxEvent)]
+#[outbox(topic = None, event_type = None)]
+struct Nothing;
+
+#[derive(serde::Serialize, OutboxEvent)]
 #[outbox(topic = region)]
 struct Field {
     region: u8,
