@@ -165,15 +165,16 @@ impl Place {
         let elsewhere = [Self::Container, Self::Variant, Self::Field]
             .into_iter()
             .find(|place| place.has(key));
+        let near = nearest(key, self.known().iter().map(|(known, _)| *known));
         if let Some(elsewhere) = elsewhere {
             let message = format!(
-                "`{key}` is an attribute of {}, not of {}",
+                "`{key}` is an attribute of {}, not of {}{}",
                 elsewhere.name(),
                 self.name(),
+                near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
             );
-            return (message, None);
+            return (message, near);
         }
-        let near = nearest(key, self.known().iter().map(|(known, _)| *known));
         let message = match near {
             Some(near) => format!("unknown attribute `{key}`; did you mean `{near}`?"),
             None => {
@@ -277,10 +278,12 @@ fn for_each(
                         let (message, near) = place.unknown(&key.to_string());
                         errors.at(key.span(), message);
                         meant.extend(near.map(str::to_owned));
+                        skip_value(input)?;
                         false
                     }
                     Err(error) => {
                         errors.at(error.span(), place.example(""));
+                        meant.insert("topic".to_owned());
                         false
                     }
                 };
@@ -294,6 +297,15 @@ fn for_each(
         errors.ok(parsed);
     }
     meant
+}
+
+/// Skips the value of a key that is not known. It may contain commas.
+fn skip_value(input: ParseStream<'_>) -> syn::Result<()> {
+    input.parse::<Option<Token![=]>>()?;
+    match input.fork().parse::<Expr>() {
+        Ok(_) => input.parse::<Expr>().map(drop),
+        Err(_) => Ok(()),
+    }
 }
 
 fn skip_behind_comma(input: ParseStream<'_>) -> syn::Result<()> {

@@ -38,14 +38,23 @@ pub(crate) fn did_you_mean<'n>(name: &str, names: impl IntoIterator<Item = &'n s
     nearest(name, names).map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
 }
 
-/// The name that was probably meant: at most a third of its letters differ.
+/// The name that was probably meant: at most a third of its letters differ, or only their order.
 pub(crate) fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     names
         .into_iter()
-        .map(|candidate| (distance(name, candidate), candidate))
+        .map(|candidate| match letters(name) == letters(candidate) {
+            true => (1, candidate),
+            false => (distance(name, candidate), candidate),
+        })
         .filter(|(distance, candidate)| *distance <= candidate.chars().count().div_ceil(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+fn letters(name: &str) -> Vec<char> {
+    let mut letters: Vec<char> = name.chars().collect();
+    letters.sort_unstable();
+    letters
 }
 
 /// Levenshtein's distance: how many letters are to be added, dropped or replaced.
@@ -90,6 +99,7 @@ mod tests {
         let names = ["topic", "key", "partition"];
         assert_eq!(nearest("topics", names), Some("topic"));
         assert_eq!(nearest("keys", names), Some("key"));
+        assert_eq!(nearest("kye", names), Some("key"));
         assert_eq!(nearest("colour", names), None);
     }
 }

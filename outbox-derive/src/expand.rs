@@ -9,8 +9,9 @@ use syn::spanned::Spanned as _;
 use syn::{Expr, GenericParam, Generics, LitByteStr, LitStr, Path, parse_quote};
 
 use crate::ast::{Field, Input};
+use crate::source::{Part, Source};
 use crate::template::escape;
-use crate::validate::{Encoding, Part, Plan, Planned, Source};
+use crate::validate::{Encoding, Plan, Planned};
 
 /// The implementation of the trait.
 pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
@@ -33,15 +34,15 @@ pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
 /// An implementation without meaning. It stands beside errors, so that each use of the type is not
 /// an error too.
 pub(crate) fn fallback(input: &Input) -> TokenStream {
-    let krate = krate(input);
+    let krate = krate();
     let methods = quote! {
-        fn topic(&self) -> #krate::__::Cow<'_, str> {
+        fn topic(&self) -> #krate::Cow<'_, str> {
             loop {}
         }
 
         fn encode(
             &self,
-        ) -> #krate::__::Result<#krate::__::Option<#krate::__::Vec<u8>>, #krate::BoxError> {
+        ) -> #krate::Result<#krate::Option<#krate::Vec<u8>>, #krate::BoxError> {
             loop {}
         }
     };
@@ -49,10 +50,21 @@ pub(crate) fn fallback(input: &Input) -> TokenStream {
 }
 
 fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> TokenStream {
-    let (krate, ident) = (krate(input), &input.ident);
+    let (krate, ident) = (krate(), &input.ident);
+    let import = match &input.container.krate {
+        Some(path) => {
+            let path = &path.value;
+            let (open, close) = (quote!(use), quote!(::__ as #krate;));
+            let (open, close) = (show_at(path.span(), open), show_at(path.span(), close));
+            quote!(#open #path #close)
+        }
+        None => quote!(use ::outbox::__ as #krate;),
+    };
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
         const _: () = {
+            #import
+
             #[automatically_derived]
             // A field is bound if an expression may mean it, which is not always so.
             #[allow(deprecated, unused_variables)]
@@ -63,34 +75,37 @@ fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> 
     }
 }
 
-fn krate(input: &Input) -> Path {
-    match &input.container.krate {
-        Some(path) => path.value.clone(),
-        None => parse_quote!(::outbox),
-    }
+/// What the expansion calls the library's module `__`, which has all that it needs. It is imported
+/// once, so that a library that can't be found is one error.
+fn krate() -> Ident {
+    Ident::new("__outbox", Span::call_site())
 }
 
-/// Shows mistakes at a user's token, but resolves names as the expansion does.
-fn at(span: Span) -> Span {
-    Span::call_site().located_at(span)
+/// Tokens that the compiler shows at a user's token when it refuses them. They resolve as before.
+fn show_at(span: Span, tokens: TokenStream) -> TokenStream {
+    let shown = tokens.into_iter().map(|mut token| {
+        token.set_span(token.span().located_at(span));
+        token
+    });
+    shown.collect()
 }
 
 struct Expansion<'a> {
     input: &'a Input,
     plan: &'a Plan<'a>,
-    /// The path of the library.
-    krate: Path,
+    /// The name of the library's module `__`.
+    krate: Ident,
     /// `Option::None`.
     none: TokenStream,
 }
 
 impl<'a> Expansion<'a> {
     fn new(input: &'a Input, plan: &'a Plan<'a>) -> Self {
-        let krate = krate(input);
+        let krate = krate();
         Self {
             input,
             plan,
-            none: quote!(#krate::__::Option::None),
+            none: quote!(#krate::Option::None),
             krate,
         }
     }
@@ -102,7 +117,7 @@ impl<'a> Expansion<'a> {
             source => self.text(source, used),
         });
         quote! {
-            fn topic(&self) -> #krate::__::Cow<'_, str> {
+            fn topic(&self) -> #krate::Cow<'_, str> {
                 #body
             }
         }
@@ -112,13 +127,15 @@ impl<'a> Expansion<'a> {
     /// checked where they are known.
     fn constant_topic(&self, path: &Path) -> TokenStream {
         let krate = &self.krate;
-        let check = quote_spanned!(at(path.span())=> #krate::__::check_topic(#path));
+        let checked = self.call(path.span(), "check_topic", &quote!(#path));
         if self.depends_on_generics(path) {
-            return quote!(#krate::__::Cow::Borrowed(const { #check }));
+            return quote!(#krate::Cow::Borrowed(const { #checked }));
         }
+        // Names of items are not hygienic, so it may not be one that a user would choose.
+        let check = show_at(path.span(), quote!(const __OUTBOX_TOPIC: &str = #checked;));
         quote! {{
-            const _: &str = #check;
-            #krate::__::Cow::Borrowed(#path)
+            #check
+            #krate::Cow::Borrowed(__OUTBOX_TOPIC)
         }}
     }
 
@@ -135,12 +152,12 @@ impl<'a> Expansion<'a> {
             |case| case.partition.as_ref(),
             |source, used| {
                 let value = self.reference(source, used);
-                quote_spanned!(at(source.span())=> #krate::__::partition(#value))
+                self.call(source.span(), "partition", &value)
             },
             &self.none,
         )?;
         Some(quote! {
-            fn partition(&self) -> #krate::__::Option<i32> {
+            fn partition(&self) -> #krate::Option<i32> {
                 #body
             }
         })
@@ -153,25 +170,25 @@ impl<'a> Expansion<'a> {
             |source, used| match source {
                 Source::Constant(text) => {
                     let bytes = LitByteStr::new(text.as_bytes(), Span::call_site());
-                    quote!(#krate::__::Option::Some(#krate::__::Cow::Borrowed(#bytes)))
+                    quote!(#krate::Option::Some(#krate::Cow::Borrowed(#bytes)))
                 }
                 Source::Template(parts, span) => {
                     let text = self.format(parts, *span, used);
                     quote! {
-                        #krate::__::Option::Some(
-                            #krate::__::Cow::Owned(#krate::__::String::into_bytes(#text)),
+                        #krate::Option::Some(
+                            #krate::Cow::Owned(#krate::String::into_bytes(#text)),
                         )
                     }
                 }
                 source => {
                     let value = self.reference(source, used);
-                    quote_spanned!(at(source.span())=> #krate::__::key(#value))
+                    self.call(source.span(), "key", &value)
                 }
             },
             &self.none,
         )?;
         Some(quote! {
-            fn key(&self) -> #krate::__::Option<#krate::__::Cow<'_, [u8]>> {
+            fn key(&self) -> #krate::Option<#krate::Cow<'_, [u8]>> {
                 #body
             }
         })
@@ -187,9 +204,9 @@ impl<'a> Expansion<'a> {
             let pushes = case.headers.iter().map(|header| {
                 let value = self.reference(&header.value, used);
                 let name = &header.name;
-                quote_spanned! {at(header.value.span())=>
-                    #krate::__::push_header(&mut #headers, #name, #value);
-                }
+                let arguments = quote!(&mut #headers, #name, #value);
+                let push = self.call(header.value.span(), "push_header", &arguments);
+                quote!(#push;)
             });
             quote!({ #(#pushes)* })
         });
@@ -206,10 +223,10 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         let body = self.each(|case, used| {
             let text = self.text(&case.event_type, used);
-            quote!(#krate::__::Option::Some(#text))
+            quote!(#krate::Option::Some(#text))
         });
         quote! {
-            fn event_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
+            fn event_type(&self) -> #krate::Option<#krate::Cow<'_, str>> {
                 #body
             }
         }
@@ -221,13 +238,13 @@ impl<'a> Expansion<'a> {
             |case| case.id.as_ref(),
             |source, used| {
                 let value = self.reference(source, used);
-                quote_spanned!(at(source.span())=> #krate::__::id(#value))
+                self.call(source.span(), "id", &value)
             },
             // As the trait has it.
-            &quote!(#krate::uuid::Uuid::now_v7()),
+            &quote!(#krate::Uuid::now_v7()),
         )?;
         Some(quote! {
-            fn id(&self) -> #krate::uuid::Uuid {
+            fn id(&self) -> #krate::Uuid {
                 #body
             }
         })
@@ -265,15 +282,13 @@ impl<'a> Expansion<'a> {
         }
         let body = self.each(|case, _| match case.tombstone {
             true => self.none.clone(),
-            false => quote_spanned! {at(encoder.span())=>
-                #krate::__::Option::map(
-                    <#encoder as #krate::Encoder<Self>>::CONTENT_TYPE,
-                    #krate::__::Cow::Borrowed,
-                )
-            },
+            false => {
+                let content_type = self.of_encoder(&encoder, quote!(CONTENT_TYPE));
+                quote!(#krate::Option::map(#content_type, #krate::Cow::Borrowed))
+            }
         });
         Some(quote! {
-            fn content_type(&self) -> #krate::__::Option<#krate::__::Cow<'_, str>> {
+            fn content_type(&self) -> #krate::Option<#krate::Cow<'_, str>> {
                 #body
             }
         })
@@ -283,21 +298,22 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         let this = quote!(self);
         let encoded = match (&self.plan.encoding, self.encoder()) {
-            (Encoding::Function(function), _) => quote_spanned! {at(function.span())=>
-                #krate::__::encoded(#function(#this))
-            },
-            (_, encoder) => quote_spanned! {at(encoder.span())=>
-                <#encoder as #krate::Encoder<Self>>::encode(#this)
-            },
+            (Encoding::Function(function), _) => {
+                self.call(function.span(), "encoded", &quote!(#function(#this)))
+            }
+            (_, encoder) => {
+                let encode = self.of_encoder(&encoder.unwrap_or_default(), quote!(encode));
+                quote!(#encode(#this))
+            }
         };
         let body = self.each(|case, _| match case.tombstone {
-            true => quote!(#krate::__::Result::Ok(#krate::__::Option::None)),
+            true => quote!(#krate::Result::Ok(#krate::Option::None)),
             false => encoded.clone(),
         });
         quote! {
             fn encode(
                 &self,
-            ) -> #krate::__::Result<#krate::__::Option<#krate::__::Vec<u8>>, #krate::BoxError> {
+            ) -> #krate::Result<#krate::Option<#krate::Vec<u8>>, #krate::BoxError> {
                 #body
             }
         }
@@ -308,10 +324,28 @@ impl<'a> Expansion<'a> {
         let krate = &self.krate;
         match self.plan.encoding {
             // Shown at the type's name, which is what lacks `Serialize`.
-            Encoding::Default => Some(quote_spanned!(at(self.input.ident.span())=> #krate::Json)),
+            Encoding::Default => Some(show_at(self.input.ident.span(), quote!(#krate::Json))),
             Encoding::Encoder(encoder) => Some(encoder.to_token_stream()),
             Encoding::Function(_) => None,
         }
+    }
+
+    /// A call of a function of the library, shown at a value of the user's.
+    fn call(&self, span: Span, function: &str, arguments: &TokenStream) -> TokenStream {
+        let krate = &self.krate;
+        let function = Ident::new(function, Span::call_site());
+        let path = show_at(span, quote!(#krate::#function));
+        quote!(#path(#arguments))
+    }
+
+    /// An item of an encoder, shown at the encoder.
+    fn of_encoder(&self, encoder: &TokenStream, item: TokenStream) -> TokenStream {
+        let krate = &self.krate;
+        let span = encoder.span();
+        let (open, close) = (quote_spanned!(span=> <), quote_spanned!(span=> >));
+        let of = show_at(span, quote!(as #krate::Encoder<Self>));
+        let item = show_at(span, item);
+        quote!(#open #encoder #of #close ::#item)
     }
 
     /// The type's own generics with what the encoder needs. Only a generic type needs that said:
@@ -341,14 +375,14 @@ impl<'a> Expansion<'a> {
     fn text(&self, source: &Source<'a>, used: &mut Used<'a>) -> TokenStream {
         let krate = &self.krate;
         match source {
-            Source::Constant(text) => quote!(#krate::__::Cow::Borrowed(#text)),
+            Source::Constant(text) => quote!(#krate::Cow::Borrowed(#text)),
             Source::Template(parts, span) => {
                 let text = self.format(parts, *span, used);
-                quote!(#krate::__::Cow::Owned(#text))
+                quote!(#krate::Cow::Owned(#text))
             }
             source => {
                 let value = self.reference(source, used);
-                quote_spanned!(at(source.span())=> #krate::__::text(#value))
+                self.call(source.span(), "text", &value)
             }
         }
     }
@@ -362,13 +396,12 @@ impl<'a> Expansion<'a> {
                 let text = self.format(parts, *span, used);
                 quote!(&#text)
             }
-            Source::Path(path) => quote_spanned!(at(path.span())=> &#path),
+            Source::Path(path) => quote_spanned!(path.span()=> &#path),
             Source::Expr(expr, fields) => {
                 used.bind_all(fields);
-                let and = quote_spanned!(at(expr.span())=> &);
                 match needs_parentheses(expr) {
-                    true => quote!(#and (#expr)),
-                    false => quote!(#and #expr),
+                    true => quote_spanned!(expr.span()=> &(#expr)),
+                    false => quote_spanned!(expr.span()=> &#expr),
                 }
             }
         }
@@ -389,7 +422,8 @@ impl<'a> Expansion<'a> {
             }
         }
         let format = LitStr::new(&format, span);
-        quote_spanned!(at(span)=> #krate::__::format!(#format #(, #arguments)*))
+        let macro_path = show_at(span, quote!(#krate::format));
+        quote!(#macro_path!(#format #(, #arguments)*))
     }
 
     /// The value for each case: a `match`, unless it is the same for all and uses no field.

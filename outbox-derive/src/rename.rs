@@ -2,7 +2,7 @@
 
 use syn::LitStr;
 
-use crate::diagnostic::did_you_mean;
+use crate::diagnostic::nearest;
 
 /// How the name of a type or variant becomes an event type.
 #[derive(Clone, Copy)]
@@ -35,14 +35,14 @@ impl Rule {
         let known = RULES.iter().find(|(known, _)| *known == value);
         known.map(|(_, rule)| *rule).ok_or_else(|| {
             let names = RULES.map(|(name, _)| name);
-            syn::Error::new(
-                name.span(),
-                format!(
-                    "unknown rule {value:?}{}; the rules are {}",
-                    did_you_mean(&value, names),
-                    names.map(|name| format!("{name:?}")).join(", "),
-                ),
-            )
+            let hint = match nearest(&value, names) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => {
+                    let names = names.map(|name| format!("{name:?}"));
+                    format!("the rules are {}", names.join(", "))
+                }
+            };
+            syn::Error::new(name.span(), format!("unknown rule {value:?}; {hint}"))
         })
     }
 

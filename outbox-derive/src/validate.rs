@@ -2,17 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::ToTokens as _;
+use proc_macro2::Span;
 use syn::ext::IdentExt as _;
 use syn::punctuated::Punctuated;
-use syn::spanned::Spanned as _;
-use syn::{Expr, ExprLit, ExprPath, Ident, Lit, LitStr, Path, Token, Type, UnOp, WherePredicate};
+use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Token, Type, UnOp, WherePredicate};
 
 use crate::ast::{Case, Field, Input, Shape};
-use crate::attr::{Container, Setting, Settings, Value};
-use crate::diagnostic::{Errors, did_you_mean, nearest};
-use crate::template::{Piece, Template};
+use crate::attr::{Container, HeaderSetting, Setting, Settings, Value};
+use crate::diagnostic::Errors;
+use crate::source::{Source, resolve};
 
 /// The header that carries the schema version. Names that start with `outbox-` belong to the
 /// library, which would refuse one of them here.
@@ -48,35 +46,6 @@ pub(crate) struct Planned<'a> {
 pub(crate) struct Header<'a> {
     pub(crate) name: String,
     pub(crate) value: Source<'a>,
-}
-
-/// Where a value comes from, with all fields found.
-pub(crate) enum Source<'a> {
-    Constant(String),
-    Field(&'a Field, Span),
-    Template(Vec<Part<'a>>, Span),
-    /// A path that is no field, so a constant.
-    Path(&'a Path),
-    /// Anything else, and the fields that it mentions.
-    Expr(&'a Expr, Vec<&'a Field>),
-}
-
-impl Source<'_> {
-    /// Where a mistake about the value is shown.
-    pub(crate) fn span(&self) -> Span {
-        match self {
-            Self::Constant(_) => Span::call_site(),
-            Self::Field(_, span) | Self::Template(_, span) => *span,
-            Self::Path(path) => path.span(),
-            Self::Expr(expr, _) => expr.span(),
-        }
-    }
-}
-
-/// A piece of a template.
-pub(crate) enum Part<'a> {
-    Text(&'a str),
-    Field(&'a Field, &'a str),
 }
 
 /// Checks a type. Mistakes are reported; what is returned then is not to be generated.
@@ -159,7 +128,7 @@ fn check_settings(settings: &Settings, errors: &mut Errors) {
         check_partition(&partition.value, errors);
     }
     let mut names = BTreeSet::new();
-    for header in settings.headers.iter().flat_map(|headers| &headers.value) {
+    for header in given(settings) {
         check_header_name(&header.name, errors);
         check_version_header(&header.name, settings.version.as_ref(), errors);
         if !names.insert(header.name.value()) {
@@ -177,9 +146,9 @@ fn check_settings(settings: &Settings, errors: &mut Errors) {
 /// The rules of Kafka's `Topic.validate`, as `OutboxEvent::message` has them.
 fn check_topic(value: &Value, errors: &mut Errors) {
     let Value::Template(template) = value else {
-        if let Value::Expr(Expr::Lit(literal)) = value {
+        if is_never_text(value) {
             errors.at(
-                literal.span(),
+                value.span(),
                 "a topic is text; the correct format looks like `#[outbox(topic = \"orders\")]`",
             );
         }
@@ -205,6 +174,10 @@ fn check_topic(value: &Value, errors: &mut Errors) {
     );
 }
 
+fn is_never_text(value: &Value) -> bool {
+    is_none(value) || matches!(value, Value::Expr(Expr::Lit(_)))
+}
+
 fn check_event_type(value: &Value, errors: &mut Errors) {
     match value {
         Value::Template(template) if template.constant() == Some("") => errors.at(
@@ -215,8 +188,8 @@ fn check_event_type(value: &Value, errors: &mut Errors) {
             template.span,
             "the event type contains a NUL character, which no header can carry",
         ),
-        Value::Expr(Expr::Lit(literal)) => errors.at(
-            literal.span(),
+        value if is_never_text(value) => errors.at(
+            value.span(),
             "an event type is text; the correct format looks like \
              `#[outbox(event_type = \"order.placed\")]`",
         ),
@@ -350,28 +323,31 @@ impl Resolver {
             |s| s.id.as_ref(),
         );
 
-        let mut resolve = |value: Slot<'a>, errors: &mut Errors| {
+        let mut required = |value: Slot<'a>, errors: &mut Errors| {
             let setting = value(own).or(value(outer))?;
             self.source(&setting.value, case, errors)
         };
-        let topic = resolve(|s| s.topic.as_ref(), errors);
+        let topic = required(|s| s.topic.as_ref(), errors);
         let event_type = match own.event_type.as_ref().or(outer.event_type.as_ref()) {
-            Some(_) => resolve(|s| s.event_type.as_ref(), errors),
+            Some(_) => required(|s| s.event_type.as_ref(), errors),
             None => Some(Source::Constant(default_event_type(input, case))),
         };
-        let key = key.or_else(|| resolve(|s| s.key.as_ref(), errors));
-        let partition = partition.or_else(|| resolve(|s| s.partition.as_ref(), errors));
-        let id = id.or_else(|| resolve(|s| s.id.as_ref(), errors));
-        let version = resolve(|s| s.version.as_ref(), errors);
+        let mut optional = |value: Slot<'a>, errors: &mut Errors| {
+            let setting = value(own).or(value(outer))?;
+            self.unless_none(&setting.value, case, errors)
+        };
+        let key = key.or_else(|| optional(|s| s.key.as_ref(), errors));
+        let partition = partition.or_else(|| optional(|s| s.partition.as_ref(), errors));
+        let id = id.or_else(|| optional(|s| s.id.as_ref(), errors));
+        let version = optional(|s| s.version.as_ref(), errors);
         let max_bytes = container.max_bytes.as_ref();
         let max_bytes = max_bytes.and_then(|max| self.source(&max.value, case, errors));
         let headers = self.headers(outer, case, version, errors);
 
         let tombstone = own.tombstone.as_ref().or(outer.tombstone.as_ref());
-        let is_meant = |settings: &Settings| settings.meant.contains("key");
-        let has_key = key.is_some() || is_meant(own) || is_meant(outer);
         if let Some(tombstone) = tombstone
-            && !has_key
+            && key.is_none()
+            && !is_meant_but_broken(own.key.as_ref().or(outer.key.as_ref()), own, outer)
         {
             errors.at(
                 tombstone.key.span(),
@@ -401,63 +377,51 @@ impl Resolver {
         version: Option<Source<'a>>,
         errors: &mut Errors,
     ) -> Vec<Header<'a>> {
-        let mut headers: Vec<Header<'a>> = Vec::new();
-        let mut put =
-            |name: String, value| match headers.iter_mut().find(|header| header.name == name) {
-                Some(header) => header.value = value,
-                None => headers.push(Header { name, value }),
-            };
-        if let Some(version) = version {
-            put(VERSION_HEADER.to_owned(), version);
-        }
         let own = &case.settings;
-        let given = |settings: &'a Settings| settings.headers.iter().flat_map(|list| &list.value);
-        let is_own = |name: &str| {
-            (own.version.is_some() && name == VERSION_HEADER)
-                || given(own).any(|header| header.name.value() == name)
+        let mut headers = Vec::new();
+        if let Some(version) = version {
+            put(&mut headers, VERSION_HEADER.to_owned(), version);
+        }
+        // What is replaced is not resolved: it may name a field that this variant doesn't have.
+        let replaced = names(own);
+        let outer_headers = given(outer).filter(|header| !replaced.contains(&header.name.value()));
+        for header in outer_headers.chain(given(own)) {
+            let name = header.name.value();
+            match self.unless_none(&header.value, case, errors) {
+                Some(value) => put(&mut headers, name, value),
+                None => headers.retain(|header| header.name != name),
+            }
+        }
+        let mut taken = match case.variant {
+            Some(_) => replaced,
+            None => names(outer),
         };
-        for header in given(outer).filter(|header| !is_own(&header.name.value())) {
-            if let Some(value) = self.source(&header.value, case, errors) {
-                put(header.name.value(), value);
-            }
-        }
-        for header in given(own) {
-            if let Some(value) = self.source(&header.value, case, errors) {
-                put(header.name.value(), value);
-            }
-        }
-        let nearest = if case.variant.is_some() { own } else { outer };
-        let mut taken: BTreeSet<String> =
-            given(nearest).map(|header| header.name.value()).collect();
-        if nearest.version.is_some() {
-            taken.insert(VERSION_HEADER.to_owned());
-        }
         for field in &case.fields {
-            let Some(header) = &field.attrs.header else {
+            let Some(name) = header_name(field, errors) else {
                 continue;
             };
-            let name = match (&header.value, field.has_name()) {
-                (Some(name), _) => name.clone(),
-                (None, true) => LitStr::new(&field.name, header.key.span()),
-                (None, false) => {
-                    errors.at(
-                        header.key.span(),
-                        "a field without a name needs one for its header; the correct format \
-                         looks like `#[outbox(header = \"tenant-id\")]`",
-                    );
-                    continue;
-                }
-            };
-            check_header_name(&name, errors);
             if !taken.insert(name.value()) {
                 errors.at(
                     name.span(),
                     format!("header {:?} is given twice; keep one of them", name.value()),
                 );
             }
-            put(name.value(), Source::Field(field, field.span));
+            put(&mut headers, name.value(), Source::Field(field, field.span));
         }
         headers
+    }
+
+    /// Where an optional value comes from. `None` takes back what is given for the type.
+    fn unless_none<'a>(
+        &mut self,
+        value: &'a Value,
+        case: &'a Case,
+        errors: &mut Errors,
+    ) -> Option<Source<'a>> {
+        match is_none(value) {
+            true => None,
+            false => self.source(value, case, errors),
+        }
     }
 
     /// Where a value comes from. `None` after a mistake.
@@ -478,6 +442,55 @@ impl Resolver {
             }
         }
     }
+}
+
+/// Whether a value is the word `None`.
+fn is_none(value: &Value) -> bool {
+    matches!(value, Value::Expr(Expr::Path(path)) if path.path.is_ident("None"))
+}
+
+/// Whether there should be a key but for another mistake.
+fn is_meant_but_broken(key: Option<&Setting<Value>>, own: &Settings, outer: &Settings) -> bool {
+    let is_meant = own.meant.contains("key") || outer.meant.contains("key");
+    is_meant && !key.is_some_and(|key| is_none(&key.value))
+}
+
+fn given(settings: &Settings) -> impl Iterator<Item = &HeaderSetting> {
+    settings.headers.iter().flat_map(|headers| &headers.value)
+}
+
+/// The names of all headers that settings give.
+fn names(settings: &Settings) -> BTreeSet<String> {
+    let version = settings.version.iter().map(|_| VERSION_HEADER.to_owned());
+    let headers = given(settings).map(|header| header.name.value());
+    version.chain(headers).collect()
+}
+
+/// Adds a header, or replaces one of the same name.
+fn put<'a>(headers: &mut Vec<Header<'a>>, name: String, value: Source<'a>) {
+    match headers.iter_mut().find(|header| header.name == name) {
+        Some(header) => header.value = value,
+        None => headers.push(Header { name, value }),
+    }
+}
+
+/// The name of the header that a field is sent as, if it is.
+fn header_name(field: &Field, errors: &mut Errors) -> Option<LitStr> {
+    let header = field.attrs.header.as_ref()?;
+    let name = match (&header.value, field.has_name()) {
+        (Some(name), _) => name.clone(),
+        (None, true) => LitStr::new(&field.name, header.key.span()),
+        (None, false) => {
+            errors.at(
+                header.key.span(),
+                "a field without a name needs one for its header; the correct format looks like \
+                 `#[outbox(header = \"tenant-id\")]`",
+            );
+            return None;
+        }
+    };
+    check_header_name(&name, errors);
+    Some(name)
 }
 
 type Slot<'a> = fn(&'a Settings) -> Option<&'a Setting<Value>>;
@@ -520,108 +533,5 @@ fn default_event_type(input: &Input, case: &Case) -> String {
     match &input.container.rename_all {
         Some(rule) => rule.value.apply(&name),
         None => name,
-    }
-}
-
-fn resolve<'a>(value: &'a Value, case: &'a Case) -> Result<Source<'a>, String> {
-    match value {
-        Value::Template(template) => match template.constant() {
-            Some(text) => Ok(Source::Constant(text.to_owned())),
-            None => resolve_template(template, case),
-        },
-        Value::Expr(Expr::Path(path)) if path.qself.is_none() && !path.path.is_ident("self") => {
-            let Some(ident) = path.path.get_ident() else {
-                return Ok(Source::Path(&path.path));
-            };
-            match find(case, &ident.unraw().to_string()) {
-                Ok(field) => Ok(Source::Field(field, ident.span())),
-                // Constants start with a capital letter.
-                Err(message) if looks_like_a_field(ident) => Err(message),
-                Err(_) => Ok(Source::Path(&path.path)),
-            }
-        }
-        Value::Expr(expr) => {
-            let mut names = BTreeSet::new();
-            mentioned(expr.to_token_stream(), &mut names);
-            let fields = case.fields.iter();
-            let fields = fields.filter(|field| names.contains(&field.binding.unraw().to_string()));
-            Ok(Source::Expr(expr, fields.collect()))
-        }
-    }
-}
-
-fn resolve_template<'a>(template: &'a Template, case: &'a Case) -> Result<Source<'a>, String> {
-    let parts = template.pieces.iter().map(|piece| {
-        Ok(match piece {
-            Piece::Text(text) => Part::Text(text),
-            Piece::Field { name, spec } => Part::Field(find(case, name)?, spec),
-        })
-    });
-    Ok(Source::Template(
-        parts.collect::<Result<_, String>>()?,
-        template.span,
-    ))
-}
-
-/// The field of that name, or why there is none.
-fn find<'a>(case: &'a Case, name: &str) -> Result<&'a Field, String> {
-    let field = case.fields.iter().find(|field| field.is_called(name));
-    field.ok_or_else(|| {
-        let names = || case.fields.iter().map(|field| field.name.as_str());
-        match &case.variant {
-            None => format!("there is no field `{name}`{}", did_you_mean(name, names())),
-            Some(variant) => {
-                let hint = match nearest(name, names()) {
-                    Some(near) => format!("; did you mean `{near}`?"),
-                    None => "; a variant can be given a value of its own".to_owned(),
-                };
-                format!("variant `{variant}` has no field `{name}`{hint}")
-            }
-        }
-    })
-}
-
-fn looks_like_a_field(ident: &Ident) -> bool {
-    !ident.unraw().to_string().starts_with(char::is_uppercase)
-}
-
-/// Collects the identifiers in an expression that may be meant as fields. One too many does no
-/// harm, it is bound in vain; so what is called, what follows a dot and what is part of a path is
-/// left out only because a function may have the name of a field.
-fn mentioned(tokens: TokenStream, names: &mut BTreeSet<String>) {
-    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-    let is_punct = |at: Option<usize>, wanted: char| {
-        let token = at.and_then(|at| tokens.get(at));
-        matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
-    };
-    for (at, token) in tokens.iter().enumerate() {
-        match token {
-            TokenTree::Group(group) => mentioned(group.stream(), names),
-            TokenTree::Literal(literal) => in_format_string(&literal.to_string(), names),
-            TokenTree::Ident(ident) => {
-                let (back, next) = (at.checked_sub(1), at.checked_add(1));
-                let after_dot = is_punct(back, '.') && !is_punct(at.checked_sub(2), '.');
-                let in_path = (is_punct(next, ':') && is_punct(at.checked_add(2), ':'))
-                    || (is_punct(back, ':') && is_punct(at.checked_sub(2), ':'));
-                let is_called = match tokens.get(at + 1) {
-                    Some(TokenTree::Group(group)) => {
-                        group.delimiter() == proc_macro2::Delimiter::Parenthesis
-                    }
-                    _ => is_punct(next, '!'),
-                };
-                if !after_dot && !in_path && !is_called {
-                    names.insert(ident.unraw().to_string());
-                }
-            }
-            TokenTree::Punct(_) => {}
-        }
-    }
-}
-
-/// `format!("{id}")` mentions `id`.
-fn in_format_string(literal: &str, names: &mut BTreeSet<String>) {
-    for inside in literal.split('{').skip(1) {
-        let name = inside.split(['}', ':']).next().unwrap_or_default();
-        names.insert(name.trim().to_owned());
     }
 }

@@ -668,6 +668,31 @@ mod enums {
     }
 
     #[test]
+    fn none_takes_back_what_is_given_for_the_type() {
+        #[derive(Serialize, OutboxEvent)]
+        #[outbox(topic = "t", key = id, partition = 1, id = Uuid::nil(), version = 1)]
+        #[outbox(headers(a = id, b = "b"))]
+        enum Event {
+            #[outbox(key = None, partition = None, id = None, version = None)]
+            #[outbox(headers(a = None))]
+            Bare,
+            Full {
+                id: u8,
+            },
+        }
+        let bare = message(&Event::Bare);
+        assert_eq!((bare.key(), bare.partition()), (None, None));
+        assert_eq!(bare.id().get_version_num(), 7);
+        assert_eq!(header(&Event::Bare, "a"), None);
+        assert_eq!(header(&Event::Bare, "schema-version"), None);
+        assert_eq!(header(&Event::Bare, "b").as_deref(), Some("b"));
+        let full = message(&Event::Full { id: 5 });
+        assert_eq!((full.key(), full.partition()), (Some(&b"5"[..]), Some(1)));
+        assert_eq!(full.id(), Uuid::nil());
+        assert_eq!(full.headers().first("a"), Some(&b"5"[..]));
+    }
+
+    #[test]
     fn each_variant_may_have_its_own_topic() {
         #[derive(Serialize, OutboxEvent)]
         enum Event {

@@ -11,9 +11,11 @@ pub use std::result::Result;
 pub use std::string::String;
 pub use std::vec::Vec;
 
-use uuid::Uuid;
+pub use uuid::Uuid;
 
-use crate::{AsBytes, BoxError, Headers};
+pub use crate::{BoxError, Encoder, Headers, Json, OutboxEvent};
+
+use crate::AsBytes;
 
 /// Checks a topic at compile time.
 ///
@@ -24,7 +26,7 @@ use crate::{AsBytes, BoxError, Headers};
 pub const fn check_topic(topic: &str) -> &str {
     match crate::topic::check(topic) {
         Ok(()) => topic,
-        Err(reason) => panic!("{}", reason),
+        Err(_) => panic!("not a topic name: 1 to 249 of [a-zA-Z0-9._-], and not \".\" or \"..\""),
     }
 }
 
@@ -68,10 +70,33 @@ pub fn id<T: AsId + ?Sized>(value: &T) -> Uuid {
 /// That of the function.
 pub fn encoded<P, E>(result: Result<P, E>) -> Result<Option<Vec<u8>>, BoxError>
 where
-    P: Into<Option<Vec<u8>>>,
+    P: IntoPayload,
     E: Into<BoxError>,
 {
-    result.map(P::into).map_err(E::into)
+    result.map(P::into_payload).map_err(E::into)
+}
+
+/// What a function that `encode_with` names may return.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be a payload",
+    label = "this function returns neither `Result<Vec<u8>, _>` nor `Result<Option<Vec<u8>>, _>`",
+    note = "a function for `encode_with` takes a reference to the event and returns `Result<Vec<u8>, _>`, or `Result<Option<Vec<u8>>, _>` where `None` makes a tombstone"
+)]
+pub trait IntoPayload {
+    /// The payload. `None` makes a tombstone.
+    fn into_payload(self) -> Option<Vec<u8>>;
+}
+
+impl IntoPayload for Vec<u8> {
+    fn into_payload(self) -> Option<Vec<u8>> {
+        Some(self)
+    }
+}
+
+impl IntoPayload for Option<Vec<u8>> {
+    fn into_payload(self) -> Option<Vec<u8>> {
+        self
+    }
 }
 
 /// Text that needs no conversion.

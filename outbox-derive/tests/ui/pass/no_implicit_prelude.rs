@@ -1,0 +1,55 @@
+//! The expansion needs no prelude, and no crate but `outbox`.
+#![no_implicit_prelude]
+#![deny(warnings)]
+
+const TOPIC: &str = "orders";
+
+#[derive(::outbox::OutboxEvent)]
+#[outbox(topic = TOPIC, key = "{id}-{name}", partition = id, encode = ::outbox::Bytes)]
+#[outbox(headers(name = name, id = self.id, next = self.id + 1), version = 3, max_bytes = 500)]
+pub struct Struct<'a, const N: usize> {
+    pub id: u32,
+    #[outbox(header = "region")]
+    pub name: &'a str,
+    #[outbox(id)]
+    pub event_id: ::outbox::uuid::Uuid,
+    pub data: [u8; N],
+}
+
+impl<const N: usize> ::std::convert::AsRef<[u8]> for Struct<'_, N> {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+#[derive(::outbox::OutboxEvent)]
+#[outbox(topic = "orders-{0}", key = _0, rename_all = "snake_case", encode_with = encode)]
+pub enum Enum {
+    Tuple(u8),
+    #[outbox(topic = "other", key = a)]
+    Struct { a: ::std::option::Option<u8> },
+    #[outbox(topic = TOPIC, key = "unit", tombstone)]
+    Unit,
+}
+
+fn encode(_: &Enum) -> ::std::result::Result<::std::vec::Vec<u8>, ::outbox::BoxError> {
+    ::std::result::Result::Ok(::std::vec::Vec::new())
+}
+
+fn main() {
+    use ::outbox::OutboxEvent as _;
+    let event = Struct {
+        id: 7,
+        name: "eu",
+        event_id: ::outbox::uuid::Uuid::nil(),
+        data: [1, 2],
+    };
+    ::std::assert!(event.message().is_ok());
+    for event in [
+        Enum::Tuple(1),
+        Enum::Struct { a: ::std::option::Option::None },
+        Enum::Unit,
+    ] {
+        ::std::assert!(event.message().is_ok());
+    }
+}

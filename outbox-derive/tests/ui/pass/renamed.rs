@@ -1,0 +1,22 @@
+//! The library under another name, as a path or in quotes.
+#![deny(warnings)]
+
+extern crate outbox as mailbox;
+
+mod vendored {
+    pub use outbox as inner;
+}
+
+#[derive(serde::Serialize, mailbox::OutboxEvent)]
+#[outbox(crate = mailbox, topic = "orders", key = self.0)]
+struct Path(u8);
+
+#[derive(serde::Serialize, mailbox::OutboxEvent)]
+#[outbox(topic = "orders", key = self.0, crate = "crate::vendored::inner")]
+struct Quoted(u8);
+
+fn main() {
+    use mailbox::OutboxEvent as _;
+    assert!(Path(1).message().is_ok());
+    assert!(Quoted(1).message().is_ok());
+}

@@ -1,0 +1,7 @@
+use outbox::OutboxEvent;
+
+#[derive(OutboxEvent)]
+#[outbox(topic = "orders")]
+enum Never {}
+
+fn main() {}

@@ -1,0 +1,7 @@
+use outbox::OutboxEvent;
+
+struct Bare;
+
+fn main() {
+    let _ = OutboxEvent::message(&Bare);
+}
