@@ -1,4 +1,12 @@
-#![doc = include_str!("../README.md")]
+// The README's examples need these features.
+#![cfg_attr(
+    all(feature = "kafka", feature = "postgres", feature = "sqlite"),
+    doc = include_str!("../README.md")
+)]
+#![cfg_attr(
+    not(all(feature = "kafka", feature = "postgres", feature = "sqlite")),
+    doc = "The transactional outbox for Diesel. The README tells how to use it."
+)]
 
 extern crate self as outbox;
 

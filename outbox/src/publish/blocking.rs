@@ -20,8 +20,8 @@ where
     where
         C: 'c;
 
-    fn insert<'c, T: Send + 'static>(
-        &'c mut self,
+    fn insert<T: Send + 'static>(
+        &mut self,
         messages: Result<Vec<Message>, Error>,
         value: T,
     ) -> Result<T, Error> {
