@@ -2,7 +2,7 @@
 //!
 //! The texts in `ui/*/*.stderr` are those of rustc 1.95, because the compiler's own part of them
 //! changes between versions. With another compiler only `ui/pass` is run. To write them anew:
-//! `TRYBUILD=overwrite cargo test -p outbox-derive --test ui`.
+//! `TRYBUILD=overwrite cargo test -p outbox-derive-tests --test ui`.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ const COMPILER: &str = "rustc 1.95.";
 #[test]
 fn ui() {
     let cases = trybuild::TestCases::new();
-    cases.pass("tests/ui/pass/*.rs");
+    cases.pass("ui/pass/*.rs");
     let compiler = compiler();
     if compiler.starts_with(COMPILER) {
         for theme in [
@@ -25,7 +25,7 @@ fn ui() {
             "shape",
             "field",
         ] {
-            cases.compile_fail(format!("tests/ui/{theme}/*.rs"));
+            cases.compile_fail(format!("ui/{theme}/*.rs"));
         }
     } else {
         println!("SKIPPED: the texts of errors are those of {COMPILER}x, this is {compiler}");
