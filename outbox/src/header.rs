@@ -83,7 +83,7 @@ impl Headers {
 
     /// The form in the column `headers`: a JSON array of `{"key", "value"}`, or `{"key", "base64"}`
     /// for a value that is not UTF-8. No headers are no array.
-    pub(crate) fn to_json(&self) -> Option<String> {
+    pub fn to_json(&self) -> Option<String> {
         if self.is_empty() {
             return None;
         }
@@ -114,10 +114,21 @@ impl Headers {
         seq.end().map(drop)
     }
 
-    /// Reads the form of the column `headers`. Writers in other languages are trusted with nothing:
-    /// a value that is not a string is sent as its JSON text, and anything else that does not fit
-    /// is an error that says why.
-    pub(crate) fn from_json(json: &str) -> Result<Self, String> {
+    /// Reads the form of the column `headers`, as any writer may have filled it: a value that is not
+    /// a string is taken as its JSON text.
+    ///
+    /// ```
+    /// use outbox::Headers;
+    ///
+    /// let headers = Headers::from_json(r#"[{"key": "retries", "value": 3}]"#)?;
+    /// assert_eq!(headers.first("retries"), Some(&b"3"[..]));
+    /// # Ok::<(), outbox::InvalidHeaders>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHeaders`] for everything else that does not fit.
+    pub fn from_json(json: &str) -> Result<Self, InvalidHeaders> {
         fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
             <&RawValue>::deserialize(value).map(Some)
         }
@@ -133,7 +144,9 @@ impl Headers {
             base64: Option<Cow<'a, str>>,
         }
         let items: Vec<Item<'_>> = serde_json::from_str(json).map_err(|error| {
-            format!("the headers are not an array of {{\"key\", \"value\"}}: {error}")
+            InvalidHeaders(format!(
+                "the headers are not an array of {{\"key\", \"value\"}}: {error}"
+            ))
         })?;
         items
             .into_iter()
@@ -143,14 +156,14 @@ impl Headers {
                         Ok(text) => text.into_bytes(),
                         Err(_) => value.get().as_bytes().to_vec(),
                     },
-                    (None, Some(base64)) => BASE64
-                        .decode(base64.as_bytes())
-                        .map_err(|error| format!("header {:?}: {error}", item.key))?,
+                    (None, Some(base64)) => BASE64.decode(base64.as_bytes()).map_err(|error| {
+                        InvalidHeaders(format!("header {:?}: {error}", item.key))
+                    })?,
                     _ => {
-                        return Err(format!(
+                        return Err(InvalidHeaders(format!(
                             "header {:?} needs either \"value\" or \"base64\"",
                             item.key
-                        ));
+                        )));
                     }
                 };
                 Ok(Header {
@@ -162,6 +175,11 @@ impl Headers {
             .map(Self)
     }
 }
+
+/// Why a text is not the database form of headers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidHeaders(String);
 
 impl<N: Into<String>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
@@ -223,7 +241,7 @@ mod tests {
             (r#"[{"key":"a","valeu":"x"}]"#, "valeu"),
             ("nonsense", "array"),
         ] {
-            let error = Headers::from_json(json).unwrap_err();
+            let error = Headers::from_json(json).unwrap_err().to_string();
             assert!(error.contains(expected), "{json}: {error}");
         }
     }

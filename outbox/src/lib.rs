@@ -34,7 +34,7 @@ pub use uuid;
 pub use self::encode::{Bytes, Encoder, Json};
 pub use self::error::{BoxError, Error};
 pub use self::event::{DEFAULT_MAX_BYTES, OutboxEvent};
-pub use self::header::{Header, Headers, RESERVED_PREFIX};
+pub use self::header::{Header, Headers, InvalidHeaders, RESERVED_PREFIX};
 pub use self::key::{AsBytes, Optional, Raw, Text, as_bytes};
 pub use self::message::{Message, OrderingKey};
 #[cfg(feature = "async")]

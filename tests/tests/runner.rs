@@ -15,11 +15,13 @@ use outbox_tests::database::{Database, SqliteFile};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+/// What becomes of a message, given how often it was sent before.
+type Rule = dyn Fn(&Message, usize) -> Outcome + Send + Sync;
+
 /// A log of what was sent, and a rule for what becomes of it.
 #[derive(Clone)]
 struct Broker {
-    /// Given the message and how often it was sent before.
-    rule: Arc<dyn Fn(&Message, usize) -> Outcome + Send + Sync>,
+    rule: Arc<Rule>,
     attempts: Arc<Mutex<HashMap<Uuid, usize>>>,
     accepted: Arc<watch::Sender<Vec<Message>>>,
 }

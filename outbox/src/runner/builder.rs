@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_explained() {
-        let cases: [(fn(&mut Settings), &str); 5] = [
+        type Spoil = fn(&mut Settings);
+        let cases: [(Spoil, &str); 5] = [
             (|s| s.batch_size = 0, "`batch_size` is 0"),
             (|s| s.max_in_flight_bytes = 0, "`max_in_flight_bytes` is 0"),
             (|s| s.max_in_flight = 9, "no batch could be full"),

@@ -1,9 +1,9 @@
 //! The runner: it moves messages from a store to a sink.
 //!
 //! A runner takes leases on lanes, and works in a *session* as long as it holds them. In a session
-//! three loops go on at the same time: one reads and sends ([`reading`]), one waits for the outcomes
-//! and settles ([`settling`]), one renews the leases ([`leasing`]). What they share is the
-//! [`tracker`]: which messages are in flight, and which keys are held back.
+//! three loops go on at the same time: one reads and sends (`reading`), one waits for the outcomes
+//! and settles (`settling`), one renews the leases (`leasing`). What they share is the
+//! `tracker`: which messages are in flight, and which keys are held back.
 
 mod backoff;
 mod builder;

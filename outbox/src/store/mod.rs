@@ -144,7 +144,7 @@ impl StoredMessage {
         let headers = columns.headers.as_deref().map(crate::Headers::from_json);
         let (headers, unreadable) = match headers.transpose() {
             Ok(headers) => (headers.unwrap_or_default(), None),
-            Err(reason) => (crate::Headers::new(), Some(reason)),
+            Err(invalid) => (crate::Headers::new(), Some(invalid.to_string())),
         };
         let message = Message {
             id: columns.id,
