@@ -1,8 +1,8 @@
 //! `#[derive(OutboxEvent)]`, for the crate `outbox`, which exports it.
 //!
-//! From the type to its implementation in four steps: [`ast`] is the type as data, [`attr`] reads
-//! its attributes, [`validate`] makes all checks that need more than one token and leaves a plan,
-//! and [`expand`] writes the plan as code.
+//! From the type to its implementation in four steps: `ast` is the type as data, `attr` reads
+//! its attributes, `validate` makes all checks that need more than one token and leaves a plan,
+//! and `expand` writes the plan as code.
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
