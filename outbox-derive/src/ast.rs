@@ -14,6 +14,8 @@ pub(crate) struct Input {
     pub(crate) ident: Ident,
     pub(crate) generics: Generics,
     pub(crate) container: Container,
+    /// Whether it or a part of it is deprecated, so that naming it may be warned of.
+    pub(crate) is_deprecated: bool,
     pub(crate) shape: Shape,
     /// The variants of an enum, and the one case that a struct is.
     pub(crate) cases: Vec<Case>,
@@ -62,6 +64,7 @@ impl Input {
     /// Reads a type and all of its attributes.
     pub(crate) fn read(input: DeriveInput, errors: &mut Errors) -> Self {
         let container = attr::container(&input.attrs, errors);
+        let is_deprecated = is_deprecated(&input);
         let (shape, cases) = match input.data {
             Data::Struct(data) => {
                 let case = Case {
@@ -92,10 +95,29 @@ impl Input {
             ident: input.ident,
             generics: input.generics,
             container,
+            is_deprecated,
             shape,
             cases,
         }
     }
+}
+
+fn is_deprecated(input: &DeriveInput) -> bool {
+    let (variants, fields): (Vec<_>, Vec<_>) = match &input.data {
+        Data::Struct(data) => (Vec::new(), data.fields.iter().collect()),
+        Data::Enum(data) => (
+            data.variants.iter().collect(),
+            data.variants
+                .iter()
+                .flat_map(|variant| &variant.fields)
+                .collect(),
+        ),
+        Data::Union(_) => (Vec::new(), Vec::new()),
+    };
+    let of_variants = variants.iter().flat_map(|variant| &variant.attrs);
+    let of_fields = fields.iter().flat_map(|field| &field.attrs);
+    let mut attrs = input.attrs.iter().chain(of_variants).chain(of_fields);
+    attrs.any(|attr| attr.path().is_ident("deprecated"))
 }
 
 fn read_fields(fields: &Fields, errors: &mut Errors) -> Vec<Field> {

@@ -28,7 +28,15 @@ pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
         Some(expansion.encode()),
     ];
     let generics = expansion.generics();
-    implementation(input, &generics, &methods.into_iter().flatten().collect())
+    let methods = methods.into_iter().flatten().collect();
+    // A field is bound if an expression may mean it, which is not always so.
+    let may_bind_in_vain = plan
+        .cases
+        .iter()
+        .flat_map(Planned::sources)
+        .any(|source| matches!(source, Source::Expr(_, fields) if !fields.is_empty()));
+    let allow = may_bind_in_vain.then(|| quote!(#[allow(unused_variables)]));
+    implementation(input, &generics, allow, &methods)
 }
 
 /// An implementation without meaning. It stands beside errors, so that each use of the type is not
@@ -46,10 +54,16 @@ pub(crate) fn fallback(input: &Input) -> TokenStream {
             loop {}
         }
     };
-    implementation(input, &input.generics, &methods)
+    implementation(input, &input.generics, None, &methods)
 }
 
-fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> TokenStream {
+/// Lints are allowed only where they would be broken: it is an error where they are forbidden.
+fn implementation(
+    input: &Input,
+    generics: &Generics,
+    allow: Option<TokenStream>,
+    methods: &TokenStream,
+) -> TokenStream {
     let (krate, ident) = (krate(), &input.ident);
     let import = match &input.container.krate {
         Some(path) => {
@@ -60,14 +74,15 @@ fn implementation(input: &Input, generics: &Generics, methods: &TokenStream) -> 
         }
         None => quote!(use ::outbox::__ as #krate;),
     };
+    let allow_deprecated = input.is_deprecated.then(|| quote!(#[allow(deprecated)]));
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
         const _: () = {
             #import
 
             #[automatically_derived]
-            // A field is bound if an expression may mean it, which is not always so.
-            #[allow(deprecated, unused_variables)]
+            #allow
+            #allow_deprecated
             impl #impl_generics #krate::OutboxEvent for #ident #type_generics #where_clause {
                 #methods
             }

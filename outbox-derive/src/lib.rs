@@ -11,6 +11,7 @@ mod ast;
 mod attr;
 mod diagnostic;
 mod expand;
+mod place;
 mod rename;
 mod source;
 mod template;

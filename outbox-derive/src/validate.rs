@@ -43,6 +43,18 @@ pub(crate) struct Planned<'a> {
     pub(crate) tombstone: bool,
 }
 
+impl<'a> Planned<'a> {
+    /// Where all of its values come from.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source<'a>> {
+        let optional = [&self.key, &self.partition, &self.id, &self.max_bytes];
+        let headers = self.headers.iter().map(|header| &header.value);
+        [&self.topic, &self.event_type]
+            .into_iter()
+            .chain(optional.into_iter().flatten())
+            .chain(headers)
+    }
+}
+
 pub(crate) struct Header<'a> {
     pub(crate) name: String,
     pub(crate) value: Source<'a>,

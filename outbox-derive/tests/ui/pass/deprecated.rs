@@ -1,0 +1,28 @@
+//! What is deprecated can still be derived for, without a warning.
+#![deny(warnings)]
+#![allow(dead_code)]
+
+#[derive(serde::Serialize, outbox::OutboxEvent)]
+#[outbox(topic = "orders", key = id)]
+#[deprecated]
+pub struct Type {
+    id: u8,
+}
+
+#[derive(serde::Serialize, outbox::OutboxEvent)]
+#[outbox(topic = "orders", key = old)]
+pub struct Field {
+    #[deprecated]
+    old: u8,
+}
+
+#[derive(serde::Serialize, outbox::OutboxEvent)]
+#[outbox(topic = "orders")]
+pub enum Variant {
+    #[deprecated]
+    #[outbox(key = _0)]
+    Old(u8),
+    New,
+}
+
+fn main() {}
