@@ -35,6 +35,12 @@ use crate::BoxError;
 /// assert_eq!(message.headers().first("content-type"), Some(&b"text/csv"[..]));
 /// # Ok::<(), outbox::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{T}` can't be encoded by `{Self}`",
+    label = "no encoder of `{T}`",
+    note = "for `Json`, the default, add `#[derive(serde::Serialize)]` to `{T}`; for `Bytes`, implement `AsRef<[u8]>`",
+    note = "`#[outbox(encode = …)]` names another encoder, and `#[outbox(encode_with = …)]` a function"
+)]
 pub trait Encoder<T: ?Sized> {
     /// The media type of its payloads, sent as the header `content-type`. `None` sends no such
     /// header.

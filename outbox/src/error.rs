@@ -36,7 +36,10 @@ pub enum Error {
     },
 
     /// The partition is negative.
-    #[error("partition {partition} of topic {topic:?} is negative; partitions start at 0")]
+    #[error(
+        "partition {partition} of topic {topic:?} is negative; partitions start at 0 (a derived event \
+         whose number is too large for any partition says -1)"
+    )]
     InvalidPartition {
         /// The topic of the event.
         topic: String,
