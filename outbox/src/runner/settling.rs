@@ -31,7 +31,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             let sorted = sort(&messages, delivery.await, &mut broken);
             if sorted.failed() {
                 self.tracker.drain();
-            } else {
+            }
+            if !sorted.delivered.is_empty() {
                 backoff = Backoff::new();
             }
             for (index, reason) in &sorted.rejected {
