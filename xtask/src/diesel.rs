@@ -12,7 +12,9 @@ const VERSION: &str = "2.3";
 pub(crate) fn install() -> Result<PathBuf> {
     let root = cache::directory_or(&format!("diesel_cli-{VERSION}"), |directory| {
         let root = directory.join("root");
-        let mut command = cargo(["install", "diesel_cli", "--locked"]);
+        // It runs for moments: building it optimized would take minutes longer.
+        let mut command = cargo(["install", "diesel_cli", "--locked", "--debug"]);
+        command.env("CARGO_PROFILE_DEV_DEBUG", "false");
         command.arg("--version").arg(format!("~{VERSION}"));
         command.args(["--no-default-features", "--features"]);
         command.arg("postgres,sqlite-bundled");
