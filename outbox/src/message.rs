@@ -144,11 +144,7 @@ impl Message {
 
     /// What this message is ordered by.
     pub fn ordering_key(&self) -> OrderingKey<'_> {
-        match (self.partition, self.key()) {
-            (Some(partition), _) => OrderingKey::Partition(&self.topic, partition),
-            (None, Some(key)) => OrderingKey::Key(&self.topic, key),
-            (None, None) => OrderingKey::Unordered,
-        }
+        OrderingKey::new(&self.topic, self.partition, self.key())
     }
 
     /// The bytes of key, headers and payload, as brokers count them against their limits.
@@ -268,7 +264,16 @@ pub enum OrderingKey<'a> {
     Unordered,
 }
 
-impl OrderingKey<'_> {
+impl<'a> OrderingKey<'a> {
+    /// The ordering key of messages with this topic, partition and key.
+    pub fn new(topic: &'a str, partition: Option<i32>, key: Option<&'a [u8]>) -> Self {
+        match (partition, key) {
+            (Some(partition), _) => Self::Partition(topic, partition),
+            (None, Some(key)) => Self::Key(topic, key),
+            (None, None) => Self::Unordered,
+        }
+    }
+
     /// A number that equal keys share. Two keys that share one by chance are held up together,
     /// which delays but never reorders. Unordered messages have none.
     pub fn fingerprint(&self) -> Option<u64> {

@@ -52,6 +52,13 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn waiting(&self) -> Result<i64>;
 
+    /// How many messages are parked.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn parked(&self) -> Result<i64>;
+
     /// Runs SQL as somebody without Diesel would.
     ///
     /// # Errors
@@ -138,6 +145,12 @@ impl Database for Postgres {
         Ok(row.count)
     }
 
+    fn parked(&self) -> Result<i64> {
+        let row: Count =
+            sql_query("SELECT count(*) FROM outbox_parked").get_result(&mut self.connect()?)?;
+        Ok(row.count)
+    }
+
     fn plain_sql(&self, sql: &str) -> Result<()> {
         let output = std::process::Command::new("psql")
             .args([
@@ -207,6 +220,12 @@ impl Database for SqliteFile {
 
     fn waiting(&self) -> Result<i64> {
         let row: Count = sql_query("SELECT count(*) AS count FROM outbox")
+            .get_result::<Count>(&mut self.connect()?)?;
+        Ok(row.count)
+    }
+
+    fn parked(&self) -> Result<i64> {
+        let row: Count = sql_query("SELECT count(*) AS count FROM outbox_parked")
             .get_result::<Count>(&mut self.connect()?)?;
         Ok(row.count)
     }

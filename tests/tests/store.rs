@@ -20,10 +20,18 @@ fn runner(name: &str) -> RunnerId {
 }
 
 fn all_of(leases: &[Lease]) -> ReadRequest {
-    ReadRequest {
-        lanes: leases.iter().map(|lease| (lease.lane, 1_000)).collect(),
-        exclude: Vec::new(),
-    }
+    request(leases.iter().map(|lease| (lease.lane, 1_000)).collect())
+}
+
+fn request(lanes: Vec<(i16, usize)>) -> ReadRequest {
+    let mut request = ReadRequest::default();
+    request.lanes = lanes;
+    request.max_bytes = 1 << 20;
+    request
+}
+
+async fn lease<S: Store>(store: &S, runner: &RunnerId, ttl: Duration) -> Result<Vec<Lease>> {
+    Ok(store.lease(runner, ttl).await?.leases)
 }
 
 fn positions(messages: &[StoredMessage]) -> Vec<Position> {
@@ -34,7 +42,7 @@ fn positions(messages: &[StoredMessage]) -> Vec<Position> {
 async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<Lease>> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let leases = store.lease(runner, LONG).await?;
+        let leases = lease(store, runner, LONG).await?;
         if !leases.is_empty() {
             return Ok(leases);
         }
@@ -47,15 +55,15 @@ async fn a_lane_has_one_owner<D: Database>() -> Result<()> {
     let database = D::create()?;
     let store = database.store()?;
     let (first, second) = (runner("first"), runner("second"));
-    let leases = store.lease(&first, LONG).await?;
+    let leases = lease(&store, &first, LONG).await?;
     assert!(!leases.is_empty());
-    assert_eq!(store.lease(&second, LONG).await?, []);
+    assert_eq!(lease(&store, &second, LONG).await?, []);
     // Renewing changes nothing but the end.
-    assert_eq!(store.lease(&first, LONG).await?, leases);
+    assert_eq!(lease(&store, &first, LONG).await?, leases);
 
     // Handed back, they are free at once, and have a new epoch.
     store.release(&first, &leases).await?;
-    let taken = store.lease(&second, LONG).await?;
+    let taken = lease(&store, &second, LONG).await?;
     assert!(!taken.is_empty());
     for lease in &taken {
         let before = leases.iter().find(|before| before.lane == lease.lane);
@@ -64,7 +72,7 @@ async fn a_lane_has_one_owner<D: Database>() -> Result<()> {
     // What is not one's own can't be handed back.
     store.release(&first, &leases).await?;
     store.release(&first, &taken).await?;
-    assert_eq!(store.lease(&second, LONG).await?, taken);
+    assert_eq!(lease(&store, &second, LONG).await?, taken);
     Ok(())
 }
 
@@ -79,22 +87,22 @@ async fn a_runner_that_lost_its_lease_cannot_settle<D: Database>() -> Result<()>
         .transaction(|c| publish_all(c, &messages))?;
 
     let (zombie, heir) = (runner("zombie"), runner("heir"));
-    let old = store.lease(&zombie, SHORT).await?;
+    let old = lease(&store, &zombie, SHORT).await?;
     let read = positions(&store.read(&all_of(&old)).await?);
     assert_eq!(read.len(), 20);
     let new = lease_when_free(&store, &heir).await?;
 
-    let held = store.settle(&zombie, &old, &read).await?;
+    let held = store.settle(&zombie, &old, &read, false).await?;
     assert!(held.len() + new.len() <= old.len(), "{held:?}");
     let of_heir = |position: &Position| new.iter().any(|lease| lease.lane == position.lane);
     let left = database.waiting()? as usize;
     assert_eq!(left, read.iter().filter(|p| of_heir(p)).count());
 
     // Nor can it with the heir's epoch, nor the heir with the zombie's.
-    assert_eq!(store.settle(&zombie, &new, &read).await?, []);
-    assert_eq!(store.settle(&heir, &old, &read).await?, []);
+    assert_eq!(store.settle(&zombie, &new, &read, false).await?, []);
+    assert_eq!(store.settle(&heir, &old, &read, false).await?, []);
     assert_eq!(database.waiting()? as usize, left);
-    assert_eq!(store.settle(&heir, &new, &read).await?, new);
+    assert_eq!(store.settle(&heir, &new, &read, false).await?, new);
     assert_eq!(database.waiting()?, 0);
     Ok(())
 }
@@ -107,13 +115,13 @@ async fn an_ended_lease_settles_nothing<D: Database>() -> Result<()> {
     database
         .connect()?
         .transaction(|c| publish_all(c, [Message::new("t").with_key("k")]))?;
-    let leases = store.lease(&id, Duration::from_millis(1)).await?;
+    let leases = lease(&store, &id, Duration::from_millis(1)).await?;
     let read = positions(&store.read(&all_of(&leases)).await?);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(store.settle(&id, &leases, &read).await?, []);
+    assert_eq!(store.settle(&id, &leases, &read, false).await?, []);
     assert_eq!(database.waiting()?, 1);
-    let renewed = store.lease(&id, LONG).await?;
-    assert_eq!(store.settle(&id, &renewed, &read).await?, renewed);
+    let renewed = lease(&store, &id, LONG).await?;
+    assert_eq!(store.settle(&id, &renewed, &read, false).await?, renewed);
     assert_eq!(database.waiting()?, 0);
     Ok(())
 }
@@ -121,7 +129,7 @@ async fn an_ended_lease_settles_nothing<D: Database>() -> Result<()> {
 async fn reading_follows_the_ids_and_passes_over_what_it_has<D: Database>() -> Result<()> {
     let database = D::create()?;
     let store = database.store()?;
-    let leases = store.lease(&runner("reader"), LONG).await?;
+    let leases = lease(&store, &runner("reader"), LONG).await?;
     let messages: Vec<_> = (0..100)
         .map(|n| Message::new("t").with_key("k").with_payload(n.to_string()))
         .collect();
@@ -139,9 +147,10 @@ async fn reading_follows_the_ids_and_passes_over_what_it_has<D: Database>() -> R
 
     let lane = all[0].position.lane;
     let next = store
-        .read(&ReadRequest {
-            lanes: vec![(lane, 3)],
-            exclude: positions(&all[..50]),
+        .read(&{
+            let mut request = request(vec![(lane, 3)]);
+            request.exclude = positions(&all[..50]);
+            request
         })
         .await?;
     assert_eq!(positions(&next), positions(&all[50..53]));

@@ -61,6 +61,9 @@ CREATE TABLE outbox (
 
 ALTER SEQUENCE outbox_id_seq OWNED BY outbox.id;
 
+-- So that a writer needs no right but INSERT on the table. It allows to draw ids, and nothing else.
+GRANT USAGE ON SEQUENCE outbox_id_seq TO PUBLIC;
+
 -- One row a lane: a runner's right to it. All comparisons use the database's clock.
 CREATE TABLE outbox_lanes (
     lane smallint PRIMARY KEY CHECK (lane BETWEEN 0 AND 15),
@@ -101,9 +104,21 @@ CREATE TABLE outbox_parked (
     attempts integer NOT NULL DEFAULT 0,
     error text,
     next_attempt_at timestamptz,
+    -- What is parked and released together. A key itself can be too long for an index.
+    ordering_key bigint NOT NULL GENERATED ALWAYS AS (
+        hashtextextended(
+            topic,
+            CASE
+                WHEN partition IS NOT NULL THEN partition::bigint
+                WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
+                ELSE uuid_hash_extended(message_id, 0)
+            END
+        )
+    ) STORED,
     PRIMARY KEY (lane, id)
 );
 
+CREATE INDEX outbox_parked_by_key ON outbox_parked (lane, ordering_key, id);
 -- Delivered messages, where the runner's completion is `Archive`.
 CREATE TABLE outbox_archive (
     id bigint NOT NULL,
@@ -120,3 +135,302 @@ CREATE TABLE outbox_archive (
     -- By time, so that what is past its retention lies together.
     PRIMARY KEY (delivered_at, lane, id)
 );
+
+-- What the runner does is done by functions, because only a function carries the planner's settings
+-- along, whatever pooler is in between. They matter: statements are prepared, mostly while the table is
+-- empty, and a plan for an empty table reads a full one from end to end.
+--
+-- The functions that change messages are fenced. They take the lanes and epochs of the leases that the
+-- runner believes to hold, and its id; they touch only lanes that it does hold, with an unexpired lease,
+-- and return these. FOR SHARE keeps another runner from taking a lane in the middle. Lanes are locked in
+-- their order everywhere, so that runners can't deadlock.
+
+-- Tells that a runner is alive, renews its lanes, and takes free ones up to its share among the runners
+-- that are alive: 6, 5 and 5 for three, in the order of their ids, so that shares add up to all lanes. A
+-- free lane that another runner is taking at this moment is left to it. Under READ COMMITTED a locked
+-- row is looked at again after the lock was got, so no lane is taken twice.
+CREATE FUNCTION outbox_lease(runner uuid, name text, ttl_ms bigint)
+    RETURNS TABLE (share bigint, lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+AS $function$
+DELETE FROM outbox_runners WHERE expires_at < clock_timestamp() - interval '1 hour';
+
+    INSERT INTO outbox_runners (runner, name, expires_at)
+    VALUES ($1, $2, clock_timestamp() + $3 * interval '1 millisecond')
+    ON CONFLICT (runner) DO UPDATE SET expires_at = excluded.expires_at;
+
+    WITH share AS MATERIALIZED (
+        SELECT 16 / n + CASE WHEN rank < 16 % n THEN 1 ELSE 0 END AS share
+        FROM (
+            SELECT count(*) AS n, count(*) FILTER (WHERE r.runner < $1) AS rank
+            FROM outbox_runners AS r
+            WHERE r.expires_at > clock_timestamp()
+        ) AS alive
+    ), held AS MATERIALIZED (
+        SELECT l.lane FROM outbox_lanes AS l WHERE l.owner = $1 ORDER BY l.lane FOR UPDATE
+    ), free AS MATERIALIZED (
+        SELECT l.lane
+        FROM outbox_lanes AS l
+        WHERE (l.owner IS NULL OR l.expires_at <= clock_timestamp())
+            AND l.lane NOT IN (SELECT h.lane FROM held AS h)
+        ORDER BY l.lane
+        LIMIT greatest(0, (SELECT s.share FROM share AS s) - (SELECT count(*) FROM held))
+        FOR UPDATE SKIP LOCKED
+    ), granted AS (
+        UPDATE outbox_lanes AS l
+        SET epoch = l.epoch + CASE WHEN l.owner = $1 THEN 0 ELSE 1 END,
+            owner = $1,
+            expires_at = clock_timestamp() + $3 * interval '1 millisecond'
+        FROM (SELECT h.lane FROM held AS h UNION ALL SELECT f.lane FROM free AS f) AS chosen
+        WHERE l.lane = chosen.lane
+        RETURNING l.lane, l.epoch
+    )
+    SELECT s.share, g.lane, g.epoch FROM share AS s LEFT JOIN granted AS g ON true
+$function$;
+
+-- Hands lanes back.
+CREATE FUNCTION outbox_release(lanes smallint[], epochs bigint[], runner uuid)
+    RETURNS void
+    LANGUAGE sql VOLATILE
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3
+        ORDER BY l.lane
+        FOR UPDATE OF l
+    )
+    UPDATE outbox_lanes AS l
+    SET owner = NULL, expires_at = '-infinity'
+    FROM mine AS m
+    WHERE l.lane = m.lane
+$function$;
+
+-- The oldest messages of each lane, as many as are asked for and until their payloads and keys have
+-- passed so many bytes, without those that the runner has and without some topics. One index scan a
+-- lane, from its start, which stops at the limit; nothing is sorted. (<> ALL is hashed only since
+-- PostgreSQL 15, so the ids stand in a subquery.)
+CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], max_bytes bigint, exclude bigint[], exclude_topics text[])
+    RETURNS TABLE (
+        lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
+        payload bytea, headers text, event_type text, created_at timestamp)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
+        m.event_type, m.created_at AT TIME ZONE 'UTC'
+    FROM unnest($1, $2) AS l (lane, most)
+    CROSS JOIN LATERAL (
+        SELECT o.*,
+            sum(coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0))
+                OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS bytes
+        FROM outbox AS o
+        WHERE o.lane = l.lane
+            AND o.id NOT IN (SELECT unnest($4))
+            AND o.topic <> ALL ($5)
+        ORDER BY o.id
+        LIMIT l.most
+    ) AS m
+    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $3
+$function$;
+
+-- Deletes what was delivered, one index probe a message.
+CREATE FUNCTION outbox_settle(held smallint[], epochs bigint[], runner uuid, lanes smallint[], ids bigint[])
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), gone AS (
+        DELETE FROM outbox AS o
+        USING unnest($4, $5) AS d (lane, id)
+        WHERE o.lane = d.lane AND o.id = d.id AND d.lane IN (SELECT m.lane FROM mine AS m)
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- Moves what was delivered to the archive.
+CREATE FUNCTION outbox_archive_delivered(held smallint[], epochs bigint[], runner uuid, lanes smallint[], ids bigint[])
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), gone AS (
+        DELETE FROM outbox AS o
+        USING unnest($4, $5) AS d (lane, id)
+        WHERE o.lane = d.lane AND o.id = d.id AND d.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING o.*
+    ), archived AS (
+        INSERT INTO outbox_archive
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at
+        FROM gone
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- Moves messages to the parked ones. Without an error a message queues up behind another one of its
+-- key; without a time to retry it waits for an operator.
+CREATE FUNCTION outbox_park(held smallint[], epochs bigint[], runner uuid, lanes smallint[], ids bigint[], errors text[],
+    attempts integer[], retry_ms bigint[])
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), gone AS (
+        DELETE FROM outbox AS o
+        USING unnest($4, $5, $6, $7, $8) AS p (lane, id, error, attempts, retry_ms)
+        WHERE o.lane = p.lane AND o.id = p.id AND p.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING o.*, p.error, p.attempts, p.retry_ms
+    ), parked AS (
+        INSERT INTO outbox_parked
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
+             error, attempts, next_attempt_at)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
+            g.error, g.attempts, clock_timestamp() + g.retry_ms * interval '1 millisecond'
+        FROM gone AS g
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- The first message of each parked key, found by skipping from key to key in the index: the cost is by
+-- keys, however much is parked of each.
+CREATE FUNCTION outbox_parked_firsts(lanes smallint[])
+    RETURNS TABLE (lane smallint, id bigint, attempts integer, next_attempt_at timestamptz)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH RECURSIVE firsts AS (
+        SELECT l.lane, f.ordering_key, f.id, f.attempts, f.next_attempt_at
+        FROM unnest($1) AS l (lane)
+        CROSS JOIN LATERAL (
+            SELECT p.ordering_key, p.id, p.attempts, p.next_attempt_at
+            FROM outbox_parked AS p
+            WHERE p.lane = l.lane
+            ORDER BY p.ordering_key, p.id
+            LIMIT 1
+        ) AS f
+        UNION ALL
+        SELECT f.lane, n.ordering_key, n.id, n.attempts, n.next_attempt_at
+        FROM firsts AS f
+        CROSS JOIN LATERAL (
+            SELECT p.ordering_key, p.id, p.attempts, p.next_attempt_at
+            FROM outbox_parked AS p
+            WHERE p.lane = f.lane AND p.ordering_key > f.ordering_key
+            ORDER BY p.ordering_key, p.id
+            LIMIT 1
+        ) AS n
+    )
+    SELECT f.lane, f.id, f.attempts, f.next_attempt_at FROM firsts AS f
+$function$;
+
+-- Takes out a parked message that was delivered, and moves the others of its key back to their places.
+CREATE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, archive boolean)
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), delivered AS (
+        DELETE FROM outbox_parked AS p
+        WHERE p.lane = $4 AND p.id = $5 AND p.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING p.*
+    ), archived AS (
+        INSERT INTO outbox_archive
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at
+        FROM delivered
+        WHERE $6
+    ), rest AS (
+        DELETE FROM outbox_parked AS p
+        USING delivered AS d
+        WHERE p.lane = d.lane AND p.ordering_key = d.ordering_key AND p.id <> d.id
+        RETURNING p.*
+    ), back AS (
+        INSERT INTO outbox
+            (id, message_id, topic, partition, key, payload, headers, event_type, created_at)
+        SELECT r.id, r.message_id, r.topic, r.partition, r.key, r.payload, r.headers, r.event_type,
+            r.created_at
+        FROM rest AS r
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- Takes note that a parked message was refused again.
+CREATE FUNCTION outbox_refuse_again(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, error text,
+    attempts integer, retry_ms bigint)
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), refused AS (
+        UPDATE outbox_parked AS p
+        SET error = $6,
+            attempts = $7,
+            next_attempt_at = clock_timestamp() + $8 * interval '1 millisecond'
+        WHERE p.lane = $4 AND p.id = $5 AND p.lane IN (SELECT m.lane FROM mine AS m)
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;

@@ -57,8 +57,18 @@ CREATE TABLE outbox_parked (
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT,
     next_attempt_at TEXT,
+    -- What is parked and released together.
+    ordering_key BLOB NOT NULL GENERATED ALWAYS AS (
+        CASE
+            WHEN partition IS NOT NULL THEN 'p' || partition || ':' || topic
+            WHEN key IS NOT NULL THEN 'k' || hex(key) || ':' || topic
+            ELSE 'm' || message_id
+        END
+    ) VIRTUAL,
     PRIMARY KEY (lane, id)
 );
+
+CREATE INDEX outbox_parked_by_key ON outbox_parked (ordering_key, id);
 
 CREATE TABLE outbox_archive (
     id INTEGER NOT NULL,

@@ -7,24 +7,45 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(15);
 
-/// Delays that double up to 15 s, each with up to as much again of jitter, so that many runners don't
-/// come back at the same moment, and none waits longer than 30 s.
-pub(super) struct Backoff(ExponentialBackoff);
+/// The longest delays before jitter. A sink has waited for its own time-out before it tells a
+/// failure, so little needs to be added.
+const LONGEST_OF_STORE: Duration = Duration::from_secs(10);
+const LONGEST_OF_SINK: Duration = Duration::from_secs(2);
+
+/// Delays that double up to a limit, each with up to as much again of jitter, so that many runners
+/// don't come back at the same moment.
+pub(super) struct Backoff {
+    delays: ExponentialBackoff,
+    longest: Duration,
+    waited: bool,
+}
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(super) fn of_store() -> Self {
+        Self::new(LONGEST_OF_STORE)
+    }
+
+    pub(super) fn of_sink() -> Self {
+        Self::new(LONGEST_OF_SINK)
+    }
+
+    fn new(longest: Duration) -> Self {
         let delays = ExponentialBuilder::new()
             .with_min_delay(FIRST)
-            .with_max_delay(LONGEST)
+            .with_max_delay(longest)
             .with_jitter()
             .without_max_times();
-        Self(delays.build())
+        Self {
+            delays: delays.build(),
+            longest,
+            waited: false,
+        }
     }
 
     pub(super) fn next_delay(&mut self) -> Duration {
-        self.0.next().unwrap_or(LONGEST)
+        self.waited = true;
+        self.delays.next().unwrap_or(self.longest)
     }
 
     /// Waits for the next delay. Breaks at once when told to stop.
@@ -34,6 +55,11 @@ impl Backoff {
             () = tokio::time::sleep(self.next_delay()) => ControlFlow::Continue(()),
         }
     }
+
+    /// Whether there was a failure.
+    pub(super) fn has_waited(&self) -> bool {
+        self.waited
+    }
 }
 
 #[cfg(test)]
@@ -42,10 +68,11 @@ mod tests {
 
     #[test]
     fn delays_grow_and_stay_below_their_limit() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::of_sink();
+        assert!(!backoff.has_waited());
         let delays: Vec<_> = (0..20).map(|_| backoff.next_delay()).collect();
         assert!(delays[0] >= FIRST && delays[0] <= 2 * FIRST);
-        assert!(delays[10..].iter().all(|delay| *delay >= LONGEST));
-        assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST));
+        assert!(delays[10..].iter().all(|delay| *delay >= LONGEST_OF_SINK));
+        assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST_OF_SINK));
     }
 }

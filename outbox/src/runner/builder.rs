@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::event::Emitter;
+use super::refusal::OnRejection;
 use super::{Runner, Settings};
 use crate::sink::Sink;
 use crate::store::{RunnerId, Store};
@@ -33,6 +35,8 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
                 poll_interval: Duration::from_secs(1),
                 lease: Duration::from_secs(15),
                 grace: Duration::from_secs(15),
+                on_rejection: OnRejection::default(),
+                completion: Completion::Delete,
             },
         }
     }
@@ -77,8 +81,8 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     }
 
     /// For how long a lane is taken. By default 15 s: what a killed runner leaves is taken over by
-    /// another one after this time. It is renewed every quarter of it, and must be at least one and
-    /// a half times as long as the sink's [`delivery_timeout`](Sink::delivery_timeout).
+    /// another one after this time. It is renewed every second, or more often if it is short, and
+    /// must be at least one and a half times as long as the sink's [`delivery_timeout`](Sink::delivery_timeout).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
@@ -90,6 +94,20 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
+        self
+    }
+
+    /// What to do about messages that the sink refuses. By default they are parked.
+    #[must_use]
+    pub fn on_rejection(mut self, on_rejection: OnRejection) -> Self {
+        self.settings.on_rejection = on_rejection;
+        self
+    }
+
+    /// What becomes of delivered messages. By default they are deleted.
+    #[must_use]
+    pub fn completion(mut self, completion: Completion) -> Self {
+        self.settings.completion = completion;
         self
     }
 
@@ -115,6 +133,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
                 name: name.unwrap_or_else(|| format!("outbox-{id}")),
             },
             settings,
+            events: Emitter::new(),
         })
     }
 }
@@ -130,6 +149,20 @@ impl Settings {
                 return Err(BuildError(format!("`{name}` is 0; give at least 1")));
             }
         }
+        if let OnRejection::Park { attempts: 0 } = self.on_rejection {
+            return Err(BuildError(
+                "`on_rejection` parks after 0 attempts, but a message is refused at its first; give \
+                 at least 1"
+                    .into(),
+            ));
+        }
+        if let OnRejection::DeadLetter { topic } = &self.on_rejection
+            && let Err(reason) = crate::topic::check(topic)
+        {
+            return Err(BuildError(format!(
+                "the dead-letter topic {topic:?} is not a topic name: {reason}"
+            )));
+        }
         if self.poll_interval.is_zero() {
             return Err(BuildError(
                 "`poll_interval` is 0, which would keep the database busy for nothing".into(),
@@ -141,8 +174,8 @@ impl Settings {
                 self.max_in_flight, self.batch_size
             )));
         }
-        // Renewed every quarter, a lease has three quarters left when all is well. What is sent then
-        // must be known before the lease ends, or two runners could send one message.
+        // What is sent must be known before the lease ends, or two runners could send one message;
+        // and some renewals may fail in between.
         let least = (delivery_timeout * 3 / 2).max(SHORTEST_LEASE);
         if self.lease < least {
             return Err(BuildError(format!(
@@ -154,6 +187,19 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// What becomes of messages that were delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Completion {
+    /// They are deleted.
+    Delete,
+    /// They move to the table `outbox_archive`, and are deleted there after the retention.
+    Archive {
+        /// How long they are kept.
+        retention: Duration,
+    },
 }
 
 /// Why a runner can't be built as configured.
@@ -173,6 +219,8 @@ mod tests {
             poll_interval: Duration::from_millis(1),
             lease: Duration::from_secs(3),
             grace: Duration::ZERO,
+            on_rejection: OnRejection::default(),
+            completion: Completion::Delete,
         }
     }
 

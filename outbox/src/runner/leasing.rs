@@ -1,134 +1,151 @@
-//! Taking and renewing lanes.
+//! Taking, renewing and handing back lanes.
 
-use std::convert::Infallible;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
+use super::event::RunnerEvent;
 use super::session::Session;
-use super::{RunError, Runner, survive};
+use super::{Completion, RunError, survive};
 use crate::sink::Sink;
-use crate::store::{Lease, Store};
+use crate::store::{Granted, Lease, Store, StoreError};
 
-/// How often a runner without lanes looks for free ones.
-const LOOK_FOR_LANES: Duration = Duration::from_secs(1);
+/// How often a runner looks for lanes and tells that it is alive, so that others come and go within
+/// seconds. With short leases it is more often.
+const TICK: Duration = Duration::from_secs(1);
 
-/// Leases, and until when they are certainly valid by the runner's own monotonic clock.
-#[derive(Clone, Debug)]
-pub(super) struct Granted {
-    leases: Vec<Lease>,
-    until: Instant,
-}
+/// How often the archive is cleaned, and how much is removed by one statement.
+const CLEAN: Duration = Duration::from_secs(10);
+const CLEAN_AT_ONCE: usize = 1_000;
 
-/// The leases of a session.
-pub(super) struct Leases(Mutex<Granted>);
+/// The lane whose owner cleans the archive.
+const CLEANERS_LANE: i16 = 0;
 
-impl Leases {
-    pub(super) fn new(granted: Granted) -> Self {
-        Self(Mutex::new(granted))
-    }
-
-    pub(super) fn held(&self) -> Vec<Lease> {
-        self.lock().leases.clone()
-    }
-
-    /// Whether the leases outlast `duration` from now.
-    pub(super) fn outlast(&self, duration: Duration) -> bool {
-        self.lock().until > Instant::now() + duration
-    }
-
-    /// Takes what the store says; the lanes that are missing in it, or that have been in other hands
-    /// since, were lost.
-    fn update(&self, granted: Granted) -> Vec<Lease> {
-        let mut current = self.lock();
-        let mut lost = std::mem::replace(&mut *current, granted).leases;
-        lost.retain(|lease| !current.leases.contains(lease));
-        lost
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Granted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S: Store, K: Sink> Runner<S, K> {
-    /// Waits for lanes. `None` if the runner was told to stop before it got any.
-    pub(super) async fn take_lanes(
-        &self,
-        stop: &CancellationToken,
-    ) -> Result<Option<Granted>, RunError> {
-        let mut backoff = Backoff::new();
-        while !stop.is_cancelled() {
-            match self.lease().await {
-                Ok(granted) if !granted.leases.is_empty() => {
-                    tracing::info!(lanes = granted.leases.len(), "lanes taken");
-                    return Ok(Some(granted));
-                }
-                Ok(_) => {
-                    backoff = Backoff::new();
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = tokio::time::sleep(LOOK_FOR_LANES) => {}
-                    }
-                }
-                Err(error) => {
-                    survive(error)?;
-                    let _ = backoff.wait(stop).await;
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    async fn lease(&self) -> Result<Granted, crate::store::StoreError> {
-        let ttl = self.settings.lease;
-        // Counted from before the request: the database's clock starts no earlier.
-        let until = Instant::now() + ttl;
-        let leases = self.store.lease(&self.id, ttl).await?;
-        Ok(Granted { leases, until })
-    }
+/// How much of what is past its retention was removed.
+enum Cleaned {
+    All,
+    Some,
 }
 
 impl<S: Store, K: Sink> Session<'_, S, K> {
-    /// Renews the leases for ever. A lane that was lost ends the session.
-    pub(super) async fn renew(&self) -> RunError {
-        match self.try_renew().await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        }
-    }
-
-    async fn try_renew(&self) -> Result<Infallible, RunError> {
-        let mut backoff = Backoff::new();
-        loop {
-            tokio::time::sleep(self.runner.settings.lease / 4).await;
-            loop {
-                match self.runner.lease().await {
-                    Ok(granted) => {
-                        self.lost(&self.leases.update(granted));
-                        backoff = Backoff::new();
-                        break;
-                    }
+    /// Keeps the runner's share of the lanes until the work is done.
+    pub(super) async fn keep_lanes(
+        &self,
+        work_is_done: &CancellationToken,
+    ) -> Result<(), RunError> {
+        let lease = self.runner.settings.lease;
+        let mut cleaned = Instant::now();
+        while !work_is_done.is_cancelled() {
+            if let Err(error) = self.renew().await {
+                survive(error)?;
+                if self.leases_have_ended() {
+                    self.lose(&self.tracker.leases());
+                }
+            }
+            if cleaned.elapsed() >= CLEAN {
+                match self.clean_archive(TICK.min(lease / 5)).await {
+                    Ok(Cleaned::All) => cleaned = Instant::now(),
+                    Ok(Cleaned::Some) => {}
                     Err(error) => survive(error)?,
                 }
-                let pause = backoff.next_delay().min(self.runner.settings.lease / 10);
-                tokio::time::sleep(pause).await;
             }
+            tokio::select! {
+                () = work_is_done.cancelled() => {}
+                () = tokio::time::sleep(TICK.min(lease / 5)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is past its retention, in small batches and for no longer than this.
+    async fn clean_archive(&self, limit: Duration) -> Result<Cleaned, StoreError> {
+        let runner = self.runner;
+        let Completion::Archive { retention } = runner.settings.completion else {
+            return Ok(Cleaned::All);
+        };
+        let leases = self.tracker.leases();
+        if !leases.iter().any(|lease| lease.lane == CLEANERS_LANE) {
+            return Ok(Cleaned::All);
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < limit {
+            let clean = runner.store.clean_archive(retention, CLEAN_AT_ONCE);
+            if runner.ask(clean).await? < CLEAN_AT_ONCE {
+                return Ok(Cleaned::All);
+            }
+        }
+        Ok(Cleaned::Some)
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        let runner = self.runner;
+        let ttl = runner.settings.lease;
+        // Counted from before the request: the database's clock starts no earlier.
+        let until = Instant::now() + ttl;
+        let granted = runner.ask(runner.store.lease(&runner.id, ttl)).await?;
+
+        let held = self.tracker.leases();
+        let lost: Vec<_> = without(&held, &granted.leases);
+        self.lose(&lost);
+        self.set_leased_until(until);
+        self.serve(without(&granted.leases, &held)).await?;
+        self.leave_excess(&granted);
+        self.release_drained().await
+    }
+
+    fn lose(&self, lost: &[Lease]) {
+        self.tracker.lose(lost);
+        for &lease in lost {
+            let Lease { lane, epoch } = lease;
+            tracing::warn!(lane, epoch, "lane lost");
+            self.runner.events.emit(|| RunnerEvent::LaneLost(lease));
         }
     }
 
-    /// Ends the session if any lane was lost.
-    pub(super) fn lost(&self, lost: &[Lease]) {
-        if let Some(lease) = lost.first() {
-            tracing::warn!(
-                lane = lease.lane,
-                epoch = lease.epoch,
-                lanes = lost.len(),
-                "lanes were lost to another runner"
-            );
-            self.stop.cancel();
+    /// Which keys are parked must be known before anything is read.
+    async fn serve(&self, taken: Vec<Lease>) -> Result<(), StoreError> {
+        if taken.is_empty() || self.stop.is_cancelled() {
+            // Nothing has changed, but leases are valid for longer.
+            self.tracker.serve(&[], &[]);
+            return Ok(());
         }
+        let lanes: Vec<_> = taken.iter().map(|lease| lease.lane).collect();
+        let runner = self.runner;
+        let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
+        self.tracker.serve(&taken, &parked);
+        for lease in taken {
+            let Lease { lane, epoch } = lease;
+            tracing::info!(lane, epoch, "lane taken");
+            runner.events.emit(|| RunnerEvent::LaneTaken(lease));
+        }
+        Ok(())
     }
+
+    /// What is more than the runner's share is drained, for another one that has less.
+    fn leave_excess(&self, granted: &Granted) {
+        let excess = granted.leases.len().saturating_sub(granted.share);
+        self.tracker
+            .leave(excess.saturating_sub(self.tracker.leaving()));
+    }
+
+    async fn release_drained(&self) -> Result<(), StoreError> {
+        let drained = self.tracker.drained();
+        if drained.is_empty() {
+            return Ok(());
+        }
+        let runner = self.runner;
+        runner
+            .ask(runner.store.release(&runner.id, &drained))
+            .await?;
+        for lease in drained {
+            tracing::info!(lane = lease.lane, "lane handed back");
+            runner.events.emit(|| RunnerEvent::LaneReleased(lease));
+        }
+        Ok(())
+    }
+}
+
+fn without(leases: &[Lease], others: &[Lease]) -> Vec<Lease> {
+    let missing = |lease: &&Lease| !others.contains(lease);
+    leases.iter().filter(missing).copied().collect()
 }

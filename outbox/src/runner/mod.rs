@@ -1,17 +1,20 @@
 //! The runner: it moves messages from a store to a sink.
 //!
-//! A runner takes leases on lanes, and works in a *session* as long as it holds them. In a session
-//! three loops go on at the same time: one reads and sends (`reading`), one waits for the outcomes
-//! and settles (`settling`), one renews the leases (`leasing`). What they share is the
-//! `tracker`: which messages are in flight, and which keys are held back.
+//! While a runner runs, three loops go on at the same time in one *session*: one reads and sends
+//! (`reading`), one waits for the outcomes and settles (`settling`), one keeps the runner's share of the
+//! lanes (`leasing`). What they share is the `tracker`: which lanes are served, which messages are in
+//! flight, and which keys may not be sent.
 
 mod backoff;
 mod builder;
+mod event;
 mod leasing;
 mod quota;
 mod reading;
+mod refusal;
 mod session;
 mod settling;
+mod suspension;
 mod thread;
 mod tracker;
 
@@ -22,11 +25,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
+use self::event::Emitter;
 use self::session::Session;
 use crate::sink::{Sink, SinkError};
 use crate::store::{RunnerId, Store, StoreError, StoreErrorKind};
 
-pub use self::builder::{BuildError, RunnerBuilder};
+pub use self::builder::{BuildError, Completion, RunnerBuilder};
+pub use self::event::{Events, MessageInfo, RunnerEvent};
+pub use self::refusal::OnRejection;
 pub use self::thread::RunnerThread;
 
 /// Moves messages from a store to a sink, in order, until it is told to stop.
@@ -55,13 +61,16 @@ pub use self::thread::RunnerThread;
 ///
 /// In a program without tokio, [`spawn`](Self::spawn) runs it on a thread of its own.
 ///
-/// Several runners may work on one database at the same time: a lane has one owner.
+/// Several runners may work on one database at the same time. On PostgreSQL they share its 16 lanes
+/// fairly; one that comes gets its share within seconds, and so do the others when one goes. On SQLite
+/// one of them works, and another takes over when it is gone.
 #[derive(Debug)]
 pub struct Runner<S, K> {
     store: S,
     sink: K,
     id: RunnerId,
     settings: Settings,
+    events: Emitter,
 }
 
 /// What a [`RunnerBuilder`] configures; it explains each.
@@ -73,6 +82,8 @@ struct Settings {
     poll_interval: Duration,
     lease: Duration,
     grace: Duration,
+    on_rejection: OnRejection,
+    completion: Completion,
 }
 
 /// What a runner did until it stopped.
@@ -121,44 +132,51 @@ impl<S: Store, K: Sink> Runner<S, K> {
     ///
     /// What somebody has to see to: missing tables, a read-only database, a sink that can't work as
     /// it is configured.
-    pub async fn run_until(
+    // Not `async fn`, whose future would promise no `Send`: it can be spawned.
+    #[allow(clippy::manual_async_fn)]
+    pub fn run_until(
         self,
         shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<Report, RunError> {
-        let stop = CancellationToken::new();
-        let run = self.run(&stop);
-        tokio::pin!(run);
-        tokio::select! {
-            result = &mut run => result,
-            () = shutdown => {
-                tracing::info!(runner = %self.id.name, "stopping");
-                stop.cancel();
-                run.await
+    ) -> impl Future<Output = Result<Report, RunError>> + Send {
+        async move {
+            let stop = CancellationToken::new();
+            let run = self.run(&stop);
+            tokio::pin!(run);
+            tokio::select! {
+                result = &mut run => result,
+                () = shutdown => {
+                    tracing::info!(runner = %self.id.name, "stopping");
+                    stop.cancel();
+                    run.await
+                }
             }
         }
     }
 
+    /// What the runner does from now on, as values: what was delivered, refused and parked, which
+    /// lanes come and go, and whether the sink is available. A receiver that is slow misses events, and
+    /// is told how many.
+    pub fn events(&self) -> Events {
+        self.events.subscribe()
+    }
+
     async fn run(&self, stop: &CancellationToken) -> Result<Report, RunError> {
-        let mut report = Report::default();
         if self.ready(stop).await?.is_none() {
-            return Ok(report);
+            return Ok(Report::default());
         }
         tracing::info!(runner = %self.id.name, "started");
-        while let Some(granted) = self.take_lanes(stop).await? {
-            let session = Session::new(self, granted, stop.child_token());
-            let result = session.run().await;
-            report.delivered += session.delivered();
-            result?;
-        }
-        tracing::info!(runner = %self.id.name, delivered = report.delivered, "stopped");
-        Ok(report)
+        let session = Session::new(self, stop.clone());
+        session.run().await?;
+        let delivered = session.delivered();
+        tracing::info!(runner = %self.id.name, delivered, "stopped");
+        Ok(Report { delivered })
     }
 
     /// Waits until the store can be used. `None` if it was told to stop before.
     async fn ready(&self, stop: &CancellationToken) -> Result<Option<()>, RunError> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::of_store();
         loop {
-            match self.store.check().await {
+            match self.ask(self.store.check()).await {
                 Ok(()) => return Ok(Some(())),
                 Err(error) => {
                     survive(error)?;

@@ -1,29 +1,27 @@
 //! How many messages to read of each lane.
 
-/// Shares `total` among the lanes: lanes that were full the last time share what the others leave,
-/// and each gets at least its even part, so that one deep lane neither starves the others nor is
-/// starved by their unused parts.
+/// Shares `total` among the lanes. `last` holds, for each lane, how many messages the last read was to
+/// bring and how many it brought.
 ///
-/// `last` holds, for each lane, how many messages the last read was to bring and how many it brought.
+/// A lane that was not full the last time gets a bit more than it brought then, at most its even part;
+/// what that leaves is shared by the others. So one deep lane neither starves the others nor waits for
+/// their unused parts. Only where `total` is less than the number of lanes, the sum is more: each gets
+/// at least one.
 pub(super) fn share(total: usize, last: &[Option<(usize, usize)>]) -> Vec<usize> {
     let even = (total / last.len().max(1)).max(1);
-    let wants_more = |last: &Option<(usize, usize)>| match last {
-        Some((asked, got)) => got >= asked,
-        None => true,
-    };
-    let deep = last.iter().filter(|last| wants_more(last)).count();
-    let spare: usize = last
+    let quotas: Vec<_> = last
         .iter()
-        .flatten()
-        .filter(|(asked, got)| got < asked)
-        // What a lane may bring this time: a bit more than the last time.
-        .map(|(_, got)| even.saturating_sub(got + even / 4))
-        .sum();
-    last.iter()
-        .map(|last| match wants_more(last) {
-            true => even + spare / deep,
-            false => even,
+        .map(|last| match last {
+            Some((asked, got)) if got < asked => Some(even.min(got + even / 4 + 1)),
+            _ => None,
         })
+        .collect();
+    let deep = quotas.iter().filter(|quota| quota.is_none()).count();
+    let spare: usize = quotas.iter().flatten().map(|quota| even - quota).sum();
+    let deep_quota = even + spare.checked_div(deep).unwrap_or(0);
+    quotas
+        .into_iter()
+        .map(|quota| quota.unwrap_or(deep_quota))
         .collect()
 }
 
@@ -38,14 +36,16 @@ mod tests {
 
     #[test]
     fn a_deep_lane_gets_what_the_others_leave() {
-        let quotas = share(1_600, &[Some((100, 100)), Some((100, 0)), Some((100, 0))]);
-        assert_eq!(quotas[1..], [533; 2]);
-        assert!(quotas[0] > 1_300, "{quotas:?}");
+        let quotas = share(1_600, &[Some((100, 100)), Some((100, 0)), Some((100, 10))]);
+        assert!(quotas[0] > 1_200, "{quotas:?}");
+        assert!(quotas[1] >= 100 && quotas[2] > quotas[1], "{quotas:?}");
+        assert!(quotas.iter().sum::<usize>() <= 1_600, "{quotas:?}");
     }
 
     #[test]
     fn every_lane_gets_something() {
         assert_eq!(share(1, &[None; 3]), [1, 1, 1]);
+        assert_eq!(share(3, &[Some((1, 0)); 3]), [1, 1, 1]);
         assert_eq!(share(10, &[]), [0; 0]);
     }
 }

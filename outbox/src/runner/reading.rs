@@ -5,94 +5,177 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::backoff::Backoff;
-use super::session::{Batch, Session};
+use super::session::{Batch, Origin, Session};
+use super::tracker::Admitted;
 use super::{RunError, quota, survive};
-use crate::sink::Sink;
-use crate::store::{Lease, ReadRequest, Store, StoredMessage};
+use crate::sink::{Delivery, Sink};
+use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
 
 /// The pause before the first look after work.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
+/// How often parked messages are looked for that are due.
+const LOOK_FOR_DUE: Duration = Duration::from_millis(500);
+
 impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Reads and sends until the session ends. Batches go to `sent` in the order in which the sink
     /// took them.
-    pub(super) async fn read_and_send(&self, sent: UnboundedSender<Batch>) -> Result<(), RunError> {
+    pub(super) async fn read_and_send(
+        &self,
+        sent: UnboundedSender<(Batch, Delivery)>,
+    ) -> Result<(), RunError> {
         let mut reader = Reader::new(self.runner.settings.batch_size);
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::of_store();
+        let mut looked_for_due = Instant::now();
         while self.ready_to_read().await {
-            let request = reader.request(&self.leases.held(), self.tracker.exclude());
-            let read = match self.runner.store.read(&request).await {
-                Ok(read) => read,
+            let mut step = self.step(&mut reader, &sent).await;
+            if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
+                looked_for_due = Instant::now();
+                step = self.send_due(&sent).await.and(step);
+            }
+            match step {
+                Ok(()) => backoff = Backoff::of_store(),
                 Err(error) => {
                     survive(error)?;
                     let _ = backoff.wait(&self.stop).await;
                     continue;
                 }
-            };
-            backoff = Backoff::new();
-            reader.learn(&request, &read, self.runner.settings.max_in_flight_bytes);
-            // What is sent must be known before the leases end.
-            if !self.leases.outlast(self.runner.sink.delivery_timeout()) {
-                self.pause(SHORTEST_PAUSE).await;
-                continue;
-            }
-            let Some(messages) = self.tracker.admit(read) else {
-                continue;
-            };
-            if !messages.is_empty() {
-                let delivery = self.runner.sink.send(&messages).await;
-                let batch = Batch { messages, delivery };
-                if sent.send(batch).is_err() {
-                    break;
-                }
             }
             if let Some(pause) = reader.pause(self.runner.settings.poll_interval) {
-                self.pause(self.until_due(pause)).await;
+                let parked = self.tracker.has_parked();
+                self.pause(if parked {
+                    pause.min(LOOK_FOR_DUE)
+                } else {
+                    pause
+                })
+                .await;
             }
         }
         Ok(())
     }
 
-    /// Waits for room. False when the session has ended.
+    /// Waits for room, and for leases that last. False when the session has ended.
     async fn ready_to_read(&self) -> bool {
         let settings = &self.runner.settings;
-        let room = self.tracker.wait_until(|tracker| {
-            tracker.has_room(
-                settings.batch_size,
-                settings.max_in_flight,
-                settings.max_in_flight_bytes,
-            )
+        let ready = self.tracker.wait_until(|tracker| {
+            self.leases_outlast_delivery()
+                && tracker.has_room(
+                    settings.batch_size,
+                    settings.max_in_flight,
+                    settings.max_in_flight_bytes,
+                )
         });
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
-            () = room => true,
+            () = ready => true,
         }
     }
 
-    async fn pause(&self, pause: Duration) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
+    /// One read, and what comes of it.
+    async fn step(
+        &self,
+        reader: &mut Reader,
+        sent: &UnboundedSender<(Batch, Delivery)>,
+    ) -> Result<(), StoreError> {
+        let runner = self.runner;
+        let (leases, exclude) = self.tracker.begin_read();
+        let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
+        let request = ReadRequest {
+            lanes: reader.quotas(&lanes),
+            // A quarter, so that reading goes on while other batches are in flight.
+            max_bytes: runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1),
+            exclude,
+            exclude_topics: self.suspensions().topics(Instant::now()),
+        };
+        let read = runner.ask(runner.store.read(&request)).await?;
+        reader.learn(&request, &read);
+        if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
+            return Ok(());
         }
+        let Some(admitted) = self.admit(&leases, read).await else {
+            return Ok(());
+        };
+        if admitted.to_send.is_empty() {
+            // All of it waits for something else; what that is gives notice.
+            reader.brought_nothing();
+            return Ok(());
+        }
+        let delivery = self.send(&admitted.to_send).await;
+        let batch = Batch {
+            number: admitted.number,
+            origin: Origin::Outbox,
+            leases: admitted.leases,
+            messages: admitted.to_send,
+        };
+        // It is only closed after an error, which is reported elsewhere.
+        let _ = sent.send((batch, delivery));
+        Ok(())
     }
 
-    /// No longer than until a held key is due.
-    fn until_due(&self, pause: Duration) -> Duration {
-        match self.tracker.next_due() {
-            Some(due) => pause.min(due.saturating_duration_since(Instant::now())),
-            None => pause,
+    /// Sorts what was read into what is sent and what is parked, and parks the latter.
+    async fn admit(&self, leases: &[Lease], read: Vec<StoredMessage>) -> Option<Admitted> {
+        let _parking = self.parking.lock().await;
+        let admitted = self.tracker.admit(leases, read)?;
+        let behind = admitted.to_park.iter().map(|stored| Parking {
+            position: stored.position,
+            refusal: None,
+        });
+        let defective = admitted
+            .defective
+            .iter()
+            .map(|stored| self.refuse(stored, stored.defect.as_deref().unwrap_or_default(), 1));
+        let parking: Vec<_> = defective.chain(behind).collect();
+        if !parking.is_empty()
+            && let Err(error) = self.park(&admitted.leases, &parking).await
+        {
+            // They are read again. What was admitted besides goes on.
+            tracing::warn!("messages could not be parked: {error}");
         }
+        Some(admitted)
+    }
+
+    /// Sends the first messages of parked keys again that are due.
+    async fn send_due(&self, sent: &UnboundedSender<(Batch, Delivery)>) -> Result<(), StoreError> {
+        if !self.tracker.has_parked() {
+            return Ok(());
+        }
+        let runner = self.runner;
+        let leases = self.tracker.leases();
+        let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
+        let most = runner.settings.batch_size;
+        let due = runner.ask(runner.store.due(&lanes, most)).await?;
+        if due.is_empty() && !self.tracker.has_parked_keys() {
+            let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
+            self.tracker.set_parked(!parked.is_empty());
+        }
+        if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
+            return Ok(());
+        }
+        let Some((number, due)) = self.tracker.admit_due(due) else {
+            return Ok(());
+        };
+        let (messages, attempts): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .map(|due| (due.stored, due.attempts))
+            .unzip();
+        let delivery = self.send(&messages).await;
+        let batch = Batch {
+            number,
+            origin: Origin::Parked(attempts),
+            leases,
+            messages,
+        };
+        let _ = sent.send((batch, delivery));
+        Ok(())
     }
 }
 
 /// How much to read next, and when, from what the last read brought.
 struct Reader {
     batch_size: usize,
-    /// The most messages for the next read: fewer than `batch_size` when they are large.
-    most: usize,
+    /// Of each lane, how many messages were asked for and how many came.
     last: Vec<(i16, usize, usize)>,
-    brought: usize,
     empty: u32,
 }
 
@@ -100,29 +183,24 @@ impl Reader {
     fn new(batch_size: usize) -> Self {
         Self {
             batch_size,
-            most: batch_size,
             last: Vec::new(),
-            brought: 0,
             empty: 0,
         }
     }
 
-    fn request(&self, leases: &[Lease], exclude: Vec<crate::store::Position>) -> ReadRequest {
-        let last = leases
+    fn quotas(&self, lanes: &[i16]) -> Vec<(i16, usize)> {
+        let last: Vec<_> = lanes
             .iter()
-            .map(|lease| {
-                let last = self.last.iter().find(|(lane, ..)| *lane == lease.lane);
+            .map(|lane| {
+                let last = self.last.iter().find(|(of, ..)| of == lane);
                 last.map(|&(_, asked, got)| (asked, got))
             })
-            .collect::<Vec<_>>();
-        let quotas = quota::share(self.most, &last);
-        ReadRequest {
-            lanes: leases.iter().map(|lease| lease.lane).zip(quotas).collect(),
-            exclude,
-        }
+            .collect();
+        let quotas = quota::share(self.batch_size, &last);
+        lanes.iter().copied().zip(quotas).collect()
     }
 
-    fn learn(&mut self, request: &ReadRequest, read: &[StoredMessage], max_bytes: usize) {
+    fn learn(&mut self, request: &ReadRequest, read: &[StoredMessage]) {
         self.last = request
             .lanes
             .iter()
@@ -131,16 +209,16 @@ impl Reader {
                 (lane, asked, got)
             })
             .collect();
-        self.brought = read.len();
-        self.empty = match read.len() {
-            0 => self.empty.saturating_add(1),
-            _ => 0,
-        };
-        let bytes: usize = read.iter().map(|stored| stored.message.bytes()).sum();
-        if let Some(mean) = bytes.checked_div(read.len()) {
-            // A quarter, so that reading goes on while batches are in flight.
-            self.most = (max_bytes / 4 / mean.max(1)).clamp(1, self.batch_size);
+        match read.len() {
+            0 => self.brought_nothing(),
+            _ => self.empty = 0,
         }
+    }
+
+    /// The last read brought nothing that could be sent.
+    fn brought_nothing(&mut self) {
+        self.last.clear();
+        self.empty = self.empty.saturating_add(1);
     }
 
     /// How long to wait before the next read: not at all after a full lane, longer with every read
@@ -162,51 +240,58 @@ mod tests {
     use crate::Message;
     use crate::store::Position;
 
-    const LEASES: [Lease; 2] = [Lease { lane: 0, epoch: 1 }, Lease { lane: 1, epoch: 1 }];
-
-    fn read(lane: i16, count: usize, bytes: usize) -> Vec<StoredMessage> {
+    fn read(lane: i16, count: i64) -> Vec<StoredMessage> {
         let message = |id| StoredMessage {
             position: Position { lane, id },
-            message: Message::new("t").with_payload(vec![0; bytes]),
+            message: Message::new("t"),
             created_at: SystemTime::UNIX_EPOCH,
             defect: None,
         };
-        (0..count as i64).map(message).collect()
+        (0..count).map(message).collect()
+    }
+
+    fn request(reader: &Reader) -> ReadRequest {
+        ReadRequest {
+            lanes: reader.quotas(&[0, 1]),
+            ..ReadRequest::default()
+        }
     }
 
     #[test]
     fn pauses_only_without_work() {
         let second = Duration::from_secs(1);
         let mut reader = Reader::new(10);
-        let request = reader.request(&LEASES, Vec::new());
-        reader.learn(&request, &read(0, 5, 1), 1 << 20);
+        let first = request(&reader);
+        assert_eq!(first.lanes, [(0, 5), (1, 5)]);
+        reader.learn(&first, &read(0, 5));
         assert_eq!(
             reader.pause(second),
             None,
             "a full lane is read again at once"
         );
+        let next = request(&reader);
+        assert!(next.lanes[0].1 > 5, "and deeper: {next:?}");
 
-        let request = reader.request(&LEASES, Vec::new());
-        reader.learn(&request, &read(0, 1, 1), 1 << 20);
+        reader.learn(&next, &read(0, 1));
         assert_eq!(reader.pause(second), Some(SHORTEST_PAUSE));
 
         let mut pauses = Vec::new();
         for _ in 0..20 {
-            let request = reader.request(&LEASES, Vec::new());
-            reader.learn(&request, &[], 1 << 20);
+            let next = request(&reader);
+            reader.learn(&next, &[]);
             pauses.extend(reader.pause(second));
         }
         assert!(pauses.is_sorted());
         assert_eq!((pauses[0], pauses[19]), (2 * SHORTEST_PAUSE, second));
     }
 
+    /// Or a key that waits would keep the runner reading it over and over.
     #[test]
-    fn large_messages_are_read_in_smaller_batches() {
-        let mut reader = Reader::new(1_000);
-        let request = reader.request(&LEASES, Vec::new());
-        reader.learn(&request, &read(0, 10, 1_000), 400_000);
-        let next = reader.request(&LEASES, Vec::new());
-        let most: usize = next.lanes.iter().map(|(_, most)| most).sum();
-        assert!((50..=150).contains(&most), "{next:?}");
+    fn a_full_lane_of_which_nothing_can_be_sent_is_no_work() {
+        let mut reader = Reader::new(10);
+        let first = request(&reader);
+        reader.learn(&first, &read(0, 5));
+        reader.brought_nothing();
+        assert!(reader.pause(Duration::from_secs(1)).is_some());
     }
 }

@@ -1,39 +1,62 @@
-//! The time during which a runner holds its lanes.
+//! What a runner does between its start and its stop.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::leasing::{Granted, Leases};
+use super::suspension::Suspensions;
 use super::tracker::Tracker;
 use super::{RunError, Runner};
-use crate::sink::{Delivery, Sink};
-use crate::store::{Store, StoredMessage};
+use crate::sink::{Delivery, Outcome, Sink, SinkError};
+use crate::store::{Lease, Store, StoreError, StoredMessage};
 
-/// A session ends when the runner is told to stop, when it lost a lane, or with an error. What is in
-/// flight then is waited for, and settled where the lanes are still its own.
+/// What the three loops share.
 pub(super) struct Session<'r, S, K> {
     pub(super) runner: &'r Runner<S, K>,
-    pub(super) leases: Leases,
     pub(super) tracker: Tracker,
-    /// Ends the session. A child of the runner's own.
+    /// Until when the leases are certainly valid, by the runner's own monotonic clock.
+    leased_until: Mutex<Instant>,
+    suspensions: Mutex<Suspensions>,
+    /// Held while messages move between the outbox and the parked ones, together with what the tracker
+    /// knows about it.
+    pub(super) parking: tokio::sync::Mutex<()>,
+    /// The sink takes one batch at a time.
+    sending: tokio::sync::Mutex<()>,
+    /// Ends the session.
     pub(super) stop: CancellationToken,
     pub(super) delivered: AtomicU64,
 }
 
 /// Messages that were sent, in the order in which they were.
 pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) origin: Origin,
+    /// Under which they were read: only these entitle to settle them.
+    pub(super) leases: Vec<Lease>,
     pub(super) messages: Vec<StoredMessage>,
-    pub(super) delivery: Delivery,
+}
+
+/// Where the messages of a batch stand.
+pub(super) enum Origin {
+    Outbox,
+    /// Among the parked ones; how often each was tried before.
+    Parked(Vec<u32>),
 }
 
 impl<'r, S: Store, K: Sink> Session<'r, S, K> {
-    pub(super) fn new(runner: &'r Runner<S, K>, granted: Granted, stop: CancellationToken) -> Self {
+    pub(super) fn new(runner: &'r Runner<S, K>, stop: CancellationToken) -> Self {
         Self {
             runner,
-            leases: Leases::new(granted),
             tracker: Tracker::default(),
+            leased_until: Mutex::new(Instant::now()),
+            suspensions: Mutex::default(),
+            parking: tokio::sync::Mutex::default(),
+            sending: tokio::sync::Mutex::default(),
             stop,
             delivered: AtomicU64::new(0),
         }
@@ -46,14 +69,24 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     pub(super) async fn run(&self) -> Result<(), RunError> {
         // The bounds are the tracker's; the channel itself need not wait.
         let (sent, to_settle) = mpsc::unbounded_channel();
+        let work_is_done = CancellationToken::new();
         let work = async {
-            let (read, settled) = tokio::join!(self.read_and_send(sent), self.settle(to_settle));
-            read.and(settled)
+            let result = tokio::join!(
+                self.stopping_on_error(self.read_and_send(sent)),
+                self.stopping_on_error(self.settle(to_settle)),
+            );
+            work_is_done.cancel();
+            result
         };
-        let fatal = tokio::select! {
-            result = work => result?,
-            // Leases are renewed until the last batch is settled.
-            error = self.renew() => return Err(error),
+        // Leases are renewed until the last batch is settled. Then a renewal that goes on is waited
+        // for, so that it can't take lanes anew that have been handed back.
+        let leasing = self.stopping_on_error(self.keep_lanes(&work_is_done));
+        let all = async {
+            let ((read, settled), leased) = tokio::join!(work, leasing);
+            read.and(settled).and(leased)
+        };
+        let result = tokio::select! {
+            result = all => result,
             () = self.grace_is_over() => {
                 tracing::warn!(
                     "the grace period is over with messages in flight: their lanes are free when \
@@ -62,9 +95,23 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
                 return Ok(());
             }
         };
-        // Only now, with nothing in flight: the next owner sends what is left.
-        self.hand_back().await;
-        fatal.map_or(Ok(()), |error| Err(RunError::Sink(error)))
+        // Only with nothing in flight: the next owner sends what is left.
+        if self.tracker.is_idle() {
+            self.hand_back().await;
+        }
+        result
+    }
+
+    /// An error in one loop ends the others, in good order.
+    async fn stopping_on_error(
+        &self,
+        task: impl Future<Output = Result<(), RunError>>,
+    ) -> Result<(), RunError> {
+        let result = task.await;
+        if result.is_err() {
+            self.stop.cancel();
+        }
+        result
     }
 
     async fn grace_is_over(&self) {
@@ -73,11 +120,90 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     }
 
     async fn hand_back(&self) {
-        let leases = self.leases.held();
+        let leases = self.tracker.leases();
         let Runner { store, id, .. } = self.runner;
-        match store.release(id, &leases).await {
+        let released = async {
+            self.runner.ask(store.release(id, &leases)).await?;
+            self.runner.ask(store.leave(id)).await
+        };
+        match released.await {
             Ok(()) => tracing::info!(lanes = leases.len(), "lanes handed back"),
             Err(error) => tracing::warn!("lanes are free when their leases end: {error}"),
         }
     }
+
+    /// Gives messages to the sink, which takes no more of them when the leases come to their end.
+    pub(super) async fn send(&self, messages: &[StoredMessage]) -> Delivery {
+        let sink = &self.runner.sink;
+        let deadline = *self.lock_until() - sink.delivery_timeout();
+        let _one_at_a_time = self.sending.lock().await;
+        let send = AssertUnwindSafe(sink.send(messages, deadline)).catch_unwind();
+        match send.await {
+            Ok(delivery) => delivery,
+            Err(_) => Delivery::ready(vec![Err(panicked()); messages.len()]),
+        }
+    }
+
+    /// What became of a batch, one outcome a message whatever the sink does.
+    pub(super) async fn outcomes(&self, delivery: Delivery, count: usize) -> Vec<Outcome> {
+        let mut outcomes = match AssertUnwindSafe(delivery).catch_unwind().await {
+            Ok(outcomes) => outcomes,
+            Err(_) => vec![Err(panicked()); count],
+        };
+        outcomes.resize_with(count, || {
+            Err(SinkError::unavailable("the sink told no outcome"))
+        });
+        outcomes
+    }
+
+    /// Whether what is sent now is known before the leases end.
+    pub(super) fn leases_outlast_delivery(&self) -> bool {
+        *self.lock_until() > Instant::now() + self.runner.sink.delivery_timeout()
+    }
+
+    pub(super) fn set_leased_until(&self, until: Instant) {
+        *self.lock_until() = until;
+    }
+
+    pub(super) fn leases_have_ended(&self) -> bool {
+        *self.lock_until() <= Instant::now()
+    }
+
+    pub(super) fn suspensions(&self) -> MutexGuard<'_, Suspensions> {
+        self.suspensions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits, or until the session ends.
+    pub(super) async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    fn lock_until(&self) -> MutexGuard<'_, Instant> {
+        self.leased_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Store, K: Sink> Runner<S, K> {
+    /// Waits for the store no longer than half a lease: a connection that has gone dead gives no
+    /// answer at all.
+    pub(super) async fn ask<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.settings.lease / 2;
+        tokio::time::timeout(limit, call)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))
+    }
+}
+
+fn panicked() -> SinkError {
+    SinkError::unavailable("the sink panicked, which is a defect of it")
 }

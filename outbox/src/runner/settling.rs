@@ -2,128 +2,391 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backoff::Backoff;
-use super::session::{Batch, Session};
-use super::{RunError, survive};
-use crate::sink::{Outcome, Sink, SinkError, SinkErrorKind};
-use crate::store::{Position, Store, StoredMessage};
+use super::event::{MessageInfo, RunnerEvent};
+use super::refusal::OnRejection;
+use super::session::{Batch, Origin, Session};
+use super::{Completion, RunError, Runner, survive};
+use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
+use crate::store::{Lease, Parking, Position, Store, StoreError, StoredMessage};
 
-impl<S: Store, K: Sink> Session<'_, S, K> {
-    /// Settles batches in the order in which they were sent, until the last one.
-    ///
-    /// After a failure nothing more is sent until all that is in flight is known: only then can the
-    /// failed message be read and sent again without being passed by what was sent after it. What
-    /// was delivered of its key behind it stays in the table, and follows it once more.
-    ///
-    /// Returns the sink's fatal error, if it had one; everything in flight is known then.
-    pub(super) async fn settle(
-        &self,
-        mut sent: UnboundedReceiver<Batch>,
-    ) -> Result<Option<SinkError>, RunError> {
-        let mut broken = HashSet::new();
-        let mut backoff = Backoff::new();
-        let mut unavailable = None;
-        let mut fatal = None;
-        while let Some(Batch { messages, delivery }) = sent.recv().await {
-            let sorted = sort(&messages, delivery.await, &mut broken);
-            if sorted.failed() {
-                self.tracker.drain();
-            }
-            if !sorted.delivered.is_empty() {
-                backoff = Backoff::new();
-            }
-            for (index, reason) in &sorted.rejected {
-                self.tracker.refuse(&messages[*index], reason);
-            }
-            self.settle_delivered(&sorted.delivered).await?;
-            self.tracker.finish(&messages, &sorted.delivered);
-            unavailable = sorted.unavailable.or(unavailable);
-            if sorted.fatal.is_some() {
-                self.stop.cancel();
-                fatal = sorted.fatal;
-            }
-            if self.tracker.is_drained() {
-                broken.clear();
-                if let Some(error) = unavailable.take() {
-                    tracing::warn!("the sink is unavailable: {error}");
-                    let _ = backoff.wait(&self.stop).await;
-                }
-                self.tracker.resume();
-            }
-        }
-        Ok(fatal)
-    }
-
-    async fn settle_delivered(&self, delivered: &[Position]) -> Result<(), RunError> {
-        if delivered.is_empty() {
-            return Ok(());
-        }
-        let runner = self.runner;
-        let mut backoff = Backoff::new();
-        let (leases, held) = loop {
-            let leases = self.leases.held();
-            match runner.store.settle(&runner.id, &leases, delivered).await {
-                Ok(held) => break (leases, held),
-                Err(error) => survive(error)?,
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
-        };
-        let (lost, kept): (Vec<_>, Vec<_>) =
-            leases.into_iter().partition(|lease| !held.contains(lease));
-        self.lost(&lost);
-        let settled = delivered
-            .iter()
-            .filter(|position| kept.iter().any(|lease| lease.lane == position.lane))
-            .count();
-        self.delivered.fetch_add(settled as u64, Ordering::Relaxed);
-        tracing::debug!(settled, "settled");
-        Ok(())
-    }
-}
-
-/// A batch, sorted by what became of its messages.
-#[derive(Debug, Default)]
-struct Sorted {
-    delivered: Vec<Position>,
-    /// Their places in the batch, and the reasons.
-    rejected: Vec<(usize, String)>,
+/// What the settling loop remembers between batches.
+struct Sickness {
+    backoff: Backoff,
     unavailable: Option<SinkError>,
     fatal: Option<SinkError>,
 }
 
-impl Sorted {
-    fn failed(&self) -> bool {
-        !self.rejected.is_empty() || self.unavailable.is_some() || self.fatal.is_some()
+impl<S: Store, K: Sink> Session<'_, S, K> {
+    /// Settles batches in the order in which they were sent, until the last one.
+    ///
+    /// A key with a failure is held until all that was sent of it is known; only then can the failed
+    /// message be sent again without being passed by what was sent after it. What was delivered of
+    /// the key behind a failure stays in the table, and follows it once more.
+    pub(super) async fn settle(
+        &self,
+        mut sent: UnboundedReceiver<(Batch, Delivery)>,
+    ) -> Result<(), RunError> {
+        let mut sickness = Sickness {
+            backoff: Backoff::of_sink(),
+            unavailable: None,
+            fatal: None,
+        };
+        while let Some((batch, delivery)) = sent.recv().await {
+            let outcomes = self.outcomes(delivery, batch.messages.len()).await;
+            match &batch.origin {
+                Origin::Outbox => self.settle_batch(&batch, outcomes, &mut sickness).await?,
+                Origin::Parked(attempts) => {
+                    self.settle_retries(&batch, attempts, outcomes, &mut sickness)
+                        .await?;
+                }
+            }
+            self.tracker.finish(batch.number, &batch.messages);
+            if self.tracker.is_idle_in_pause() {
+                if let Some(error) = sickness.unavailable.take() {
+                    tracing::warn!("the sink is unavailable: {error}");
+                    let _ = sickness.backoff.wait(&self.stop).await;
+                }
+                self.tracker.resume();
+            }
+        }
+        match sickness.fatal {
+            Some(error) => Err(RunError::Sink(error)),
+            None => Ok(()),
+        }
+    }
+
+    async fn settle_batch(
+        &self,
+        batch: &Batch,
+        outcomes: Vec<Outcome>,
+        sickness: &mut Sickness,
+    ) -> Result<(), RunError> {
+        let holds_any = self.tracker.holds_any();
+        let refusals_hold_up = !matches!(
+            self.runner.settings.on_rejection,
+            OnRejection::DeadLetter { .. }
+        );
+        let sorted = sort(&batch.messages, outcomes, refusals_hold_up, |key| {
+            holds_any && self.tracker.is_held(key)
+        });
+        // All of this before anything is awaited, so that no read passes a failure.
+        for (index, error) in sorted.failed {
+            let stored = &batch.messages[index];
+            self.note_failure(stored, error, sickness);
+            if let Some(key) = stored.message.ordering_key().fingerprint() {
+                self.tracker.hold_until_known(stored.position.lane, key);
+            }
+        }
+        for (index, _) in &sorted.refused {
+            self.hold_refused(&batch.messages[*index]);
+        }
+        self.settle_delivered(batch, &sorted.delivered).await?;
+        self.note_delivery(batch, &sorted.delivered, sickness);
+        for (index, reason) in &sorted.refused {
+            self.apply_policy(batch, &batch.messages[*index], reason)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Something that is not the message's fault: the sink, or its topic, gets a pause.
+    fn note_failure(&self, stored: &StoredMessage, error: SinkError, sickness: &mut Sickness) {
+        let topic = stored.message.topic();
+        match error.kind() {
+            SinkErrorKind::TopicUnavailable => {
+                let mut suspensions = self.suspensions();
+                suspensions.suspend(topic, Instant::now());
+                tracing::warn!(topic, "a topic is unavailable: {error}");
+                self.runner.events.emit(|| RunnerEvent::Unavailable {
+                    topic: Some(topic.to_owned()),
+                    reason: error.to_string(),
+                });
+            }
+            SinkErrorKind::Fatal => {
+                self.tracker.pause();
+                self.stop.cancel();
+                sickness.fatal = Some(error);
+            }
+            SinkErrorKind::Skipped => {}
+            SinkErrorKind::Unavailable | SinkErrorKind::Rejected => {
+                self.tracker.pause();
+                if sickness.unavailable.is_none() {
+                    self.runner.events.emit(|| RunnerEvent::Unavailable {
+                        topic: None,
+                        reason: error.to_string(),
+                    });
+                }
+                sickness.unavailable.get_or_insert(error);
+            }
+        }
+    }
+
+    fn note_delivery(&self, batch: &Batch, delivered: &[Position], sickness: &mut Sickness) {
+        if delivered.is_empty() {
+            return;
+        }
+        if sickness.unavailable.is_none() && sickness.backoff.has_waited() {
+            tracing::info!("the sink is available again");
+            self.runner.events.emit(|| RunnerEvent::Available);
+            sickness.backoff = Backoff::of_sink();
+        }
+        let mut suspensions = self.suspensions();
+        if !suspensions.is_empty() {
+            for stored in &batch.messages {
+                if delivered.contains(&stored.position) {
+                    suspensions.recover(stored.message.topic());
+                }
+            }
+        }
+    }
+
+    fn hold_refused(&self, stored: &StoredMessage) {
+        let lane = stored.position.lane;
+        match self.runner.settings.on_rejection {
+            OnRejection::Park { .. } => {
+                if let Some(key) = stored.message.ordering_key().fingerprint() {
+                    self.tracker.hold_parked(lane, key);
+                }
+            }
+            OnRejection::Halt => self.tracker.halt(lane),
+            OnRejection::DeadLetter { .. } => {}
+        }
+    }
+
+    async fn apply_policy(
+        &self,
+        batch: &Batch,
+        stored: &StoredMessage,
+        reason: &str,
+    ) -> Result<(), RunError> {
+        match &self.runner.settings.on_rejection {
+            OnRejection::Park { .. } => self.set_aside(batch, stored, reason).await,
+            OnRejection::Halt => {
+                let lane = stored.position.lane;
+                self.refuse(stored, reason, 1);
+                tracing::error!(
+                    lane,
+                    "the lane stands still until the runner is started again"
+                );
+                self.runner.events.emit(|| RunnerEvent::LaneHalted(lane));
+                Ok(())
+            }
+            OnRejection::DeadLetter { topic } => {
+                let letter = Self::dead_letter(stored, topic, reason);
+                let delivery = self.send(std::slice::from_ref(&letter)).await;
+                match self.outcomes(delivery, 1).await.pop() {
+                    Some(Ok(())) => {
+                        self.refuse(stored, reason, 1);
+                        self.settle_delivered(batch, &[stored.position]).await?;
+                        self.runner
+                            .events
+                            .emit(|| RunnerEvent::DeadLettered(MessageInfo::from(stored)));
+                        Ok(())
+                    }
+                    Some(Err(error)) if error.kind() == SinkErrorKind::Rejected => {
+                        let reason = format!("{reason}; and as a dead letter: {error}");
+                        self.set_aside(batch, stored, &reason).await
+                    }
+                    // It is read, refused and sent as a dead letter again.
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Parks a refused message.
+    async fn set_aside(
+        &self,
+        batch: &Batch,
+        stored: &StoredMessage,
+        reason: &str,
+    ) -> Result<(), RunError> {
+        let parking = self.refuse(stored, reason, 1);
+        let _parking = self.parking.lock().await;
+        if let Some(key) = stored.message.ordering_key().fingerprint() {
+            self.tracker.hold_parked(stored.position.lane, key);
+        }
+        let parked = [parking];
+        self.insist(|| self.park(&batch.leases, &parked)).await?;
+        self.runner.events.emit(|| RunnerEvent::Parked {
+            message: MessageInfo::from(stored),
+            retry_in: parked[0].refusal.as_ref().and_then(|r| r.retry_in),
+        });
+        Ok(())
+    }
+
+    /// The first messages of parked keys were tried again.
+    async fn settle_retries(
+        &self,
+        batch: &Batch,
+        attempts: &[u32],
+        outcomes: Vec<Outcome>,
+        sickness: &mut Sickness,
+    ) -> Result<(), RunError> {
+        for ((stored, outcome), attempts) in batch.messages.iter().zip(outcomes).zip(attempts) {
+            let key = stored.message.ordering_key().fingerprint();
+            match outcome {
+                Ok(()) => {
+                    let _parking = self.parking.lock().await;
+                    self.insist(|| self.unpark(batch, stored.position)).await?;
+                    key.inspect(|&key| self.tracker.release(key));
+                    self.delivered.fetch_add(1, Ordering::Relaxed);
+                    let info = || MessageInfo::from(stored);
+                    tracing::info!(message_id = %stored.message.id(), "a parked message was delivered");
+                    let events = &self.runner.events;
+                    events.emit(|| RunnerEvent::Delivered(info()));
+                    events.emit(|| RunnerEvent::Released(info()));
+                }
+                Err(error) if error.kind() == SinkErrorKind::Rejected => {
+                    let parking = self.refuse(stored, &error.to_string(), attempts + 1);
+                    self.insist(|| self.refuse_again(batch, &parking)).await?;
+                    key.inspect(|&key| self.tracker.keep_parked(key));
+                }
+                Err(error) => {
+                    self.note_failure(stored, error, sickness);
+                    key.inspect(|&key| self.tracker.keep_parked(key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn unpark(&self, batch: &Batch, position: Position) -> Result<(), StoreError> {
+        let Runner {
+            store,
+            id,
+            settings,
+            ..
+        } = self.runner;
+        let archive = settings.completion.archives();
+        let unpark = store.unpark(id, &batch.leases, position, archive);
+        let held = self.runner.ask(unpark).await?;
+        self.notice_lost(&batch.leases, &held);
+        Ok(())
+    }
+
+    async fn refuse_again(&self, batch: &Batch, parking: &Parking) -> Result<(), StoreError> {
+        let Runner { store, id, .. } = self.runner;
+        if let Some(refusal) = &parking.refusal {
+            let refuse = store.refuse_again(id, &batch.leases, parking.position, refusal);
+            let held = self.runner.ask(refuse).await?;
+            self.notice_lost(&batch.leases, &held);
+        }
+        Ok(())
+    }
+
+    async fn settle_delivered(
+        &self,
+        batch: &Batch,
+        delivered: &[Position],
+    ) -> Result<(), RunError> {
+        if delivered.is_empty() {
+            return Ok(());
+        }
+        let runner = self.runner;
+        let archive = runner.settings.completion.archives();
+        let leases = &batch.leases;
+        let settle = || {
+            let settle = runner.store.settle(&runner.id, leases, delivered, archive);
+            runner.ask(settle)
+        };
+        let held = self.insist(settle).await?;
+        self.notice_lost(&batch.leases, &held);
+        let own: HashSet<_> = held.iter().map(|lease| lease.lane).collect();
+        let settled = |position: &&Position| own.contains(&position.lane);
+        let count = delivered.iter().filter(settled).count();
+        self.delivered.fetch_add(count as u64, Ordering::Relaxed);
+        tracing::debug!(count, "settled");
+        let positions: HashSet<_> = match runner.events.is_heard() {
+            true => delivered.iter().filter(settled).collect(),
+            false => HashSet::new(),
+        };
+        for stored in &batch.messages {
+            if positions.contains(&stored.position) {
+                runner
+                    .events
+                    .emit(|| RunnerEvent::Delivered(MessageInfo::from(stored)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats a call until the store has done it.
+    async fn insist<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, RunError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut backoff = Backoff::of_store();
+        loop {
+            match call().await {
+                Ok(done) => return Ok(done),
+                Err(error) => survive(error)?,
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// A fenced call tells which lanes are not the runner's any more.
+    pub(super) fn notice_lost(&self, leases: &[Lease], held: &[Lease]) {
+        let lost: Vec<_> = leases
+            .iter()
+            .filter(|lease| !held.contains(lease))
+            .copied()
+            .collect();
+        if !lost.is_empty() {
+            self.tracker.lose(&lost);
+            tracing::warn!(?lost, "lanes were lost; nothing was changed there");
+        }
     }
 }
 
+impl Completion {
+    fn archives(self) -> bool {
+        matches!(self, Self::Archive { .. })
+    }
+}
+
+/// A batch, sorted by what became of its messages; the numbers are places in the batch.
+#[derive(Debug, Default)]
+struct Sorted {
+    delivered: Vec<Position>,
+    refused: Vec<(usize, String)>,
+    failed: Vec<(usize, SinkError)>,
+}
+
 /// Sorts a batch. Of each ordering key only the messages before the first that failed count as
-/// delivered; keys with a failure are added to `broken`, which holds those of earlier batches.
-fn sort(messages: &[StoredMessage], outcomes: Vec<Outcome>, broken: &mut HashSet<u64>) -> Sorted {
+/// delivered, and none of a key that is held because of an earlier batch.
+fn sort(
+    messages: &[StoredMessage],
+    outcomes: Vec<Outcome>,
+    refusals_hold_up: bool,
+    is_held: impl Fn(u64) -> bool,
+) -> Sorted {
     let mut sorted = Sorted::default();
     sorted.delivered.reserve(messages.len());
-    let mut outcomes = outcomes.into_iter();
-    for (index, stored) in messages.iter().enumerate() {
-        let outcome = outcomes
-            .next()
-            .unwrap_or_else(|| Err(SinkError::unavailable("the sink told no outcome")));
-        let key = || stored.message.ordering_key().fingerprint();
-        let behind_failure = !broken.is_empty() && key().is_some_and(|key| broken.contains(&key));
+    let mut broken = HashSet::new();
+    for (index, (stored, outcome)) in messages.iter().zip(outcomes).enumerate() {
+        let key = stored.message.ordering_key().fingerprint();
+        let behind_failure = key.is_some_and(|key| broken.contains(&key) || is_held(key));
         match outcome {
             Ok(()) if behind_failure => {}
             Ok(()) => sorted.delivered.push(stored.position),
-            Err(error) => {
-                broken.extend(key());
-                match error.kind() {
-                    // Behind a failure of its key it is not its turn yet.
-                    SinkErrorKind::Rejected if behind_failure => {}
-                    SinkErrorKind::Rejected => sorted.rejected.push((index, error.to_string())),
-                    SinkErrorKind::Unavailable => sorted.unavailable = Some(error),
-                    SinkErrorKind::Fatal => sorted.fatal = Some(error),
+            // It is not its turn yet: it is sent again behind the failure.
+            Err(error) if behind_failure && error.kind() == SinkErrorKind::Rejected => {}
+            Err(error) if error.kind() == SinkErrorKind::Rejected => {
+                if refusals_hold_up {
+                    broken.extend(key);
                 }
+                sorted.refused.push((index, error.to_string()));
+            }
+            Err(error) => {
+                broken.extend(key);
+                sorted.failed.push((index, error));
             }
         }
     }
@@ -154,11 +417,8 @@ mod tests {
     }
 
     fn ids(sorted: &Sorted) -> Vec<i64> {
-        sorted
-            .delivered
-            .iter()
-            .map(|position| position.id)
-            .collect()
+        let delivered = sorted.delivered.iter();
+        delivered.map(|position| position.id).collect()
     }
 
     fn away() -> Outcome {
@@ -173,40 +433,43 @@ mod tests {
     fn only_the_delivered_prefix_of_a_key_is_settled() {
         let messages = batch(&["a", "b", "a", "a", "b", ""]);
         let outcomes = vec![Ok(()), Ok(()), away(), Ok(()), Ok(()), Ok(())];
-        let mut broken = HashSet::new();
-        let sorted = sort(&messages, outcomes, &mut broken);
+        let sorted = sort(&messages, outcomes, true, |_| false);
         assert_eq!(ids(&sorted), [0, 1, 4, 5]);
-        assert!(sorted.failed() && sorted.unavailable.is_some());
+        assert_eq!(sorted.failed.len(), 1);
+    }
 
-        // Later batches that were in flight already are held to it.
-        let later = sort(&batch(&["a", "b"]), vec![Ok(()), Ok(())], &mut broken);
-        assert_eq!(ids(&later), [1]);
-        assert!(!later.failed());
+    #[test]
+    fn nothing_of_a_held_key_is_settled() {
+        let messages = batch(&["a", "b", "a"]);
+        let a = messages[0].message.ordering_key().fingerprint();
+        let outcomes = vec![Ok(()), Ok(()), refused()];
+        let sorted = sort(&messages, outcomes, true, |key| Some(key) == a);
+        assert_eq!(ids(&sorted), [1]);
+        assert!(sorted.refused.is_empty(), "it is not its turn");
     }
 
     #[test]
     fn only_the_first_refusal_of_a_key_counts() {
         let messages = batch(&["a", "a", "b"]);
-        let sorted = sort(
-            &messages,
-            vec![refused(), refused(), Ok(())],
-            &mut HashSet::new(),
-        );
+        let sorted = sort(&messages, vec![refused(), refused(), Ok(())], true, |_| {
+            false
+        });
         assert_eq!(ids(&sorted), [2]);
-        assert_eq!(sorted.rejected, [(0, "refused".to_owned())]);
+        assert_eq!(sorted.refused, [(0, "refused".to_owned())]);
+    }
+
+    #[test]
+    fn a_key_goes_on_without_a_message_that_becomes_a_dead_letter() {
+        let messages = batch(&["a", "a"]);
+        let sorted = sort(&messages, vec![refused(), Ok(())], false, |_| false);
+        assert_eq!(ids(&sorted), [1]);
+        assert_eq!(sorted.refused.len(), 1);
     }
 
     #[test]
     fn messages_without_a_key_stand_alone() {
         let messages = batch(&["", "", ""]);
-        let sorted = sort(&messages, vec![Ok(()), away(), Ok(())], &mut HashSet::new());
+        let sorted = sort(&messages, vec![Ok(()), away(), Ok(())], true, |_| false);
         assert_eq!(ids(&sorted), [0, 2]);
-    }
-
-    #[test]
-    fn a_missing_outcome_is_unknown() {
-        let sorted = sort(&batch(&["a", "b"]), vec![Ok(())], &mut HashSet::new());
-        assert_eq!(ids(&sorted), [0]);
-        assert!(sorted.unavailable.is_some());
     }
 }

@@ -2,16 +2,18 @@
 
 use std::thread::JoinHandle;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Report, RunError, Runner};
 use crate::sink::Sink;
 use crate::store::Store;
 
 /// A runner on a thread of its own. See [`Runner::spawn`].
+///
+/// Dropped, it tells the runner to stop gracefully, and does not wait for it.
 #[derive(Debug)]
 pub struct RunnerThread {
-    stop: CancellationToken,
+    stop: DropGuard,
     thread: JoinHandle<Result<Report, RunError>>,
 }
 
@@ -50,7 +52,10 @@ impl<S: Store, K: Sink> Runner<S, K> {
             .name("outbox-runner".into())
             .spawn(move || runtime.block_on(self.run_until(shutdown)))
             .map_err(RunError::Thread)?;
-        Ok(RunnerThread { stop, thread })
+        Ok(RunnerThread {
+            stop: stop.drop_guard(),
+            thread,
+        })
     }
 }
 
@@ -66,7 +71,7 @@ impl RunnerThread {
     ///
     /// Those of [`Runner::run_until`], and [`RunError::Panic`].
     pub fn stop(self) -> Result<Report, RunError> {
-        self.stop.cancel();
+        drop(self.stop);
         self.thread.join().unwrap_or_else(|panic| {
             let text = panic
                 .downcast_ref::<&str>()

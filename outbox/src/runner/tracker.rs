@@ -1,21 +1,23 @@
 //! What a session knows about the messages that it has read.
+//!
+//! Pure state: nothing here waits, reads a clock or talks to the store or the sink.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::store::{Position, StoredMessage};
+use crate::store::{DueMessage, Lease, ParkedKey, Position, StoredMessage};
 
-/// The longest pause before a refused message is sent again.
-const LONGEST_HOLD: Duration = Duration::from_secs(60);
-
-/// Which messages are in flight, and which keys are held back.
+/// Which lanes are served, which messages are in flight, and which keys may not be sent.
 ///
-/// A message is *in flight* from the moment it was read until it is settled, or given up to be read
-/// again. A key is *held back* when the sink refused one of its messages: that message and later ones
-/// of the key wait, and are tried again, in order, after a pause that doubles each time.
+/// A message is *in flight* from the moment it is admitted until its batch is finished. Batches are
+/// numbered as they are admitted, and finished in that order.
+///
+/// A key may be *held*, for one of three reasons, see [`Hold`]. What matters for order is when a hold
+/// ends: not at the moment when its cause is gone, but when the next read *begins* after that. A read
+/// that began before it has passed over the oldest messages of the key, so what it found of the key
+/// must not be sent.
 #[derive(Default)]
 pub(super) struct Tracker {
     state: Mutex<State>,
@@ -24,48 +26,179 @@ pub(super) struct Tracker {
 
 #[derive(Default)]
 struct State {
+    lanes: BTreeMap<i16, Lane>,
     in_flight: HashSet<Position>,
     bytes: usize,
-    held: HashMap<HoldKey, Hold>,
-    draining: bool,
+    /// The number of the batch that was admitted last, and of the one that was finished last.
+    admitted: u64,
+    finished: u64,
+    held: HashMap<u64, Held>,
+    /// Whether anything may be parked, with or without a key.
+    parked: bool,
+    paused: bool,
 }
 
-/// What is held back together: an ordering key, or a single message without one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum HoldKey {
-    Ordered(u64),
-    Single(Position),
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    lease: Lease,
+    in_flight: usize,
+    state: LaneState,
 }
 
-impl HoldKey {
-    fn of(stored: &StoredMessage) -> Self {
-        match stored.message.ordering_key().fingerprint() {
-            Some(key) => Self::Ordered(key),
-            None => Self::Single(stored.position),
-        }
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneState {
+    Served,
+    /// Nothing more is read; it is handed back when nothing is in flight.
+    Leaving,
+    /// Nothing more is read, because of the policy `Halt`.
+    Halted,
+    /// Lost to another runner. It stays until what is in flight is known, so that it is not served
+    /// anew before.
+    Lost,
 }
 
-struct Hold {
-    attempts: u32,
-    /// When they are tried again.
-    due: Instant,
-    /// Those that were read. Empty while they are tried again: not when the time has come, but when
-    /// a read has begun that finds the oldest of them.
-    waiting: Vec<Position>,
+struct Held {
+    lane: i16,
+    hold: Hold,
+}
+
+/// Why a key may not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// The outcome of one of its messages is bad or unknown: what was sent of it up to this batch
+    /// must be known before it is sent again.
+    Until(u64),
+    /// It stands in the table of parked messages, and what is read of it goes there. `retrying`: its
+    /// first message is being sent.
+    Parked { since: u64, retrying: bool },
+    /// It was parked until now; the next read finds all of its messages.
+    Released,
+}
+
+/// What becomes of the messages of a read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// The number of the batch.
+    pub(super) number: u64,
+    /// Under which it was read.
+    pub(super) leases: Vec<Lease>,
+    /// In flight from now on.
+    pub(super) to_send: Vec<StoredMessage>,
+    /// To be parked behind earlier messages of their key.
+    pub(super) to_park: Vec<StoredMessage>,
+    /// Those that can never be sent.
+    pub(super) defective: Vec<StoredMessage>,
 }
 
 impl Tracker {
-    /// Whether there is room for a batch, and if not, whether it is for lack of room: a drain ends by
-    /// itself.
+    /// Starts to serve lanes; `parked` are the keys that are parked in them. A lane of which
+    /// something is in flight since it was lost is left for the next time.
+    pub(super) fn serve(&self, leases: &[Lease], parked: &[ParkedKey]) {
+        let mut state = self.lock();
+        for &lease in leases {
+            state.lanes.entry(lease.lane).or_insert(Lane {
+                lease,
+                in_flight: 0,
+                state: LaneState::Served,
+            });
+        }
+        state.parked |= !parked.is_empty();
+        for parked in parked {
+            let hold = Hold::Parked {
+                since: 0,
+                retrying: false,
+            };
+            if let Some(key) = parked.ordering_key().fingerprint() {
+                let lane = parked.lane;
+                state.held.insert(key, Held { lane, hold });
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The leases of all lanes that are the runner's own.
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        let state = self.lock();
+        let own = state.lanes.values().filter(|lane| lane.is_own());
+        own.map(|lane| lane.lease).collect()
+    }
+
+    /// Stops serving a lane that was lost.
+    pub(super) fn lose(&self, lost: &[Lease]) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        for lease in lost {
+            if let Some(lane) = state.lanes.get_mut(&lease.lane)
+                && lane.lease == *lease
+            {
+                lane.state = LaneState::Lost;
+                state.held.retain(|_, held| held.lane != lease.lane);
+                state.forget_if_idle(lease.lane);
+            }
+        }
+        drop(guard);
+        self.changed.notify_waiters();
+    }
+
+    /// Reads no more of these many lanes, those with the least in flight.
+    pub(super) fn leave(&self, count: usize) {
+        let mut state = self.lock();
+        let mut served: Vec<_> = state
+            .lanes
+            .values_mut()
+            .filter(|lane| lane.state == LaneState::Served)
+            .collect();
+        served.sort_by_key(|lane| lane.in_flight);
+        for lane in served.into_iter().take(count) {
+            lane.state = LaneState::Leaving;
+        }
+    }
+
+    /// How many lanes are on their way out.
+    pub(super) fn leaving(&self) -> usize {
+        let state = self.lock();
+        let leaving = |lane: &&Lane| lane.state == LaneState::Leaving;
+        state.lanes.values().filter(leaving).count()
+    }
+
+    /// Takes out the lanes that are leaving and have nothing in flight: they can be handed back.
+    pub(super) fn drained(&self) -> Vec<Lease> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let drained: Vec<_> = state
+            .lanes
+            .values()
+            .filter(|lane| lane.state == LaneState::Leaving && lane.in_flight == 0)
+            .map(|lane| lane.lease)
+            .collect();
+        for lease in &drained {
+            state.lanes.remove(&lease.lane);
+            state.held.retain(|_, held| held.lane != lease.lane);
+        }
+        drained
+    }
+
+    /// Reads no more of a lane, until the runner is started again.
+    pub(super) fn halt(&self, lane: i16) {
+        if let Some(lane) = self.lock().lanes.get_mut(&lane) {
+            lane.state = LaneState::Halted;
+        }
+    }
+
+    /// Whether there is room for a batch, and anything to read.
     pub(super) fn has_room(&self, batch_size: usize, limit: usize, limit_bytes: usize) -> bool {
         let state = self.lock();
-        !state.draining
+        !state.paused
+            && state
+                .lanes
+                .values()
+                .any(|lane| lane.state == LaneState::Served)
             && (state.in_flight.is_empty()
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
 
-    /// Waits until something is settled or a drain has ended, if `condition` does not hold already.
+    /// Waits until something has changed, if `condition` does not hold already.
     pub(super) async fn wait_until(&self, condition: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.changed.notified();
@@ -76,98 +209,218 @@ impl Tracker {
         }
     }
 
-    /// The messages that a read must pass over. Keys whose pause is over are not among them.
-    pub(super) fn exclude(&self) -> Vec<Position> {
-        let mut state = self.lock();
-        let now = Instant::now();
-        for hold in state.held.values_mut().filter(|hold| hold.due <= now) {
-            hold.waiting.clear();
-        }
-        let held = state.held.values().flat_map(|hold| &hold.waiting);
-        state.in_flight.iter().chain(held).copied().collect()
-    }
-
-    /// Takes what was read: holds back what belongs to held keys or can never be sent, and returns
-    /// the rest, which is in flight from now on. `None` if a drain has begun since the read: the
-    /// messages are then read again after it.
-    pub(super) fn admit(&self, read: Vec<StoredMessage>) -> Option<Vec<StoredMessage>> {
+    /// A read begins: the leases of the lanes to read, and the messages to pass over. Holds whose
+    /// cause is gone end here.
+    pub(super) fn begin_read(&self) -> (Vec<Lease>, Vec<Position>) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.draining {
+        let finished = state.finished;
+        state.held.retain(|_, held| match held.hold {
+            Hold::Until(batch) => batch > finished,
+            Hold::Parked { .. } => true,
+            Hold::Released => false,
+        });
+        let served = state
+            .lanes
+            .values()
+            .filter(|lane| lane.state == LaneState::Served);
+        (
+            served.map(|lane| lane.lease).collect(),
+            state.in_flight.iter().copied().collect(),
+        )
+    }
+
+    /// Takes what was read under these leases. `None` if the sink has become unavailable since: it is
+    /// all read again later. What was read of a lane that has been in other hands since is stale.
+    pub(super) fn admit(&self, leases: &[Lease], read: Vec<StoredMessage>) -> Option<Admitted> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.paused {
             return None;
         }
-        let now = Instant::now();
-        let mut admitted = Vec::with_capacity(read.len());
+        let mut admitted = Admitted {
+            leases: leases.to_vec(),
+            to_send: Vec::with_capacity(read.len()),
+            ..Admitted::default()
+        };
+        let mut defective_keys = HashSet::new();
         for stored in read {
-            if let Some(reason) = &stored.defect {
-                log_refusal(&stored, reason);
-                state.hold(&stored, now);
+            let Some(lane) = state.lanes.get(&stored.position.lane) else {
+                continue;
+            };
+            if lane.state != LaneState::Served || !leases.contains(&lane.lease) {
                 continue;
             }
-            if !state.held.is_empty()
-                && let Some(hold) = state.held.get_mut(&HoldKey::of(&stored))
-                && !hold.waiting.is_empty()
-            {
-                hold.waiting.push(stored.position);
+            // The key is only looked at when there is anything to compare it with.
+            if !state.held.is_empty() || !defective_keys.is_empty() {
+                let key = stored.message.ordering_key().fingerprint();
+                if key.is_some_and(|key| defective_keys.contains(&key)) {
+                    admitted.to_park.push(stored);
+                    continue;
+                }
+                match key
+                    .and_then(|key| state.held.get(&key))
+                    .map(|held| held.hold)
+                {
+                    Some(Hold::Parked { .. }) => {
+                        admitted.to_park.push(stored);
+                        continue;
+                    }
+                    Some(Hold::Until(_) | Hold::Released) => continue,
+                    None => {}
+                }
+            }
+            if stored.defect.is_some() {
+                defective_keys.extend(stored.message.ordering_key().fingerprint());
+                admitted.defective.push(stored);
                 continue;
             }
-            state.in_flight.insert(stored.position);
-            state.bytes += stored.message.bytes();
-            admitted.push(stored);
+            state.take_off(&stored);
+            admitted.to_send.push(stored);
         }
+        if !admitted.to_send.is_empty() {
+            state.admitted += 1;
+        }
+        admitted.number = state.admitted;
         Some(admitted)
     }
 
-    /// Holds back the key of a message that the sink refused.
-    pub(super) fn refuse(&self, stored: &StoredMessage, reason: &str) {
-        log_refusal(stored, reason);
-        self.lock().hold(stored, Instant::now());
+    /// Takes the first messages of parked keys that are due. `None` if none of them can be tried now.
+    pub(super) fn admit_due(&self, due: Vec<DueMessage>) -> Option<(u64, Vec<DueMessage>)> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.paused {
+            return None;
+        }
+        let mut admitted = Vec::with_capacity(due.len());
+        for due in due {
+            let position = due.stored.position;
+            let key = due.stored.message.ordering_key().fingerprint();
+            let served = |lane: &Lane| lane.state == LaneState::Served;
+            if !state.lanes.get(&position.lane).is_some_and(served)
+                || state.in_flight.contains(&position)
+                || !key.is_none_or(|key| state.retry(position.lane, key))
+            {
+                continue;
+            }
+            state.take_off(&due.stored);
+            admitted.push(due);
+        }
+        if admitted.is_empty() {
+            return None;
+        }
+        state.admitted += 1;
+        Some((state.admitted, admitted))
     }
 
-    /// From now on nothing is admitted, until [`resume`](Self::resume).
-    pub(super) fn drain(&self) {
-        self.lock().draining = true;
+    /// Whether a key is held, so that what was delivered of it does not count.
+    pub(super) fn is_held(&self, key: u64) -> bool {
+        self.lock().held.contains_key(&key)
     }
 
-    /// Whether a drain goes on and nothing is in flight any more.
-    pub(super) fn is_drained(&self) -> bool {
+    /// Whether any key is held, which saves looking at each.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.lock().held.is_empty()
+    }
+
+    /// Holds a key until all that was sent of it is known.
+    pub(super) fn hold_until_known(&self, lane: i16, key: u64) {
+        let mut state = self.lock();
+        let hold = Hold::Until(state.admitted);
+        state.held.entry(key).or_insert(Held { lane, hold });
+    }
+
+    /// Holds a key because it is parked.
+    pub(super) fn hold_parked(&self, lane: i16, key: u64) {
+        let mut state = self.lock();
+        let hold = Hold::Parked {
+            since: state.admitted,
+            retrying: false,
+        };
+        state.held.insert(key, Held { lane, hold });
+    }
+
+    /// Whether anything may be parked.
+    pub(super) fn has_parked(&self) -> bool {
+        self.lock().parked
+    }
+
+    /// Takes note whether anything is parked.
+    pub(super) fn set_parked(&self, parked: bool) {
+        self.lock().parked = parked;
+    }
+
+    /// Whether any key is known to be parked.
+    pub(super) fn has_parked_keys(&self) -> bool {
         let state = self.lock();
-        state.draining && state.in_flight.is_empty()
+        let parked = |held: &Held| matches!(held.hold, Hold::Parked { .. });
+        state.held.values().any(parked)
     }
 
-    /// Ends a drain.
-    pub(super) fn resume(&self) {
-        self.lock().draining = false;
-        self.changed.notify_waiters();
+    /// A retry has failed: the key stays parked.
+    pub(super) fn keep_parked(&self, key: u64) {
+        if let Some(Held {
+            hold: Hold::Parked { retrying, .. },
+            ..
+        }) = self.lock().held.get_mut(&key)
+        {
+            *retrying = false;
+        }
     }
 
-    /// The batch is not in flight any more; `delivered` of it were settled, the others are read
-    /// again.
-    pub(super) fn finish(&self, batch: &[StoredMessage], delivered: &[Position]) {
+    /// The key is not parked any more.
+    pub(super) fn release(&self, key: u64) {
+        if let Some(held) = self.lock().held.get_mut(&key) {
+            held.hold = Hold::Released;
+        }
+    }
+
+    /// A batch is known and settled. What was not settled of it is read again.
+    pub(super) fn finish(&self, number: u64, batch: &[StoredMessage]) {
         let mut guard = self.lock();
         let state = &mut *guard;
         for stored in batch {
-            state.in_flight.remove(&stored.position);
+            if !state.in_flight.remove(&stored.position) {
+                continue;
+            }
             state.bytes -= stored.message.bytes();
-        }
-        if !state.held.is_empty() {
-            // A key is free again when its oldest message got through.
-            let delivered = delivered.iter().collect::<HashSet<_>>();
-            for stored in batch {
-                if delivered.contains(&stored.position) {
-                    state.release(&HoldKey::of(stored));
-                }
+            if let Some(lane) = state.lanes.get_mut(&stored.position.lane) {
+                lane.in_flight -= 1;
             }
         }
+        for lane in batch
+            .iter()
+            .map(|stored| stored.position.lane)
+            .collect::<HashSet<_>>()
+        {
+            state.forget_if_idle(lane);
+        }
+        state.finished = number;
         drop(guard);
         self.changed.notify_waiters();
     }
 
-    /// When the next held key is due, if any is held.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    /// From now on nothing is admitted, until [`resume`](Self::resume).
+    pub(super) fn pause(&self) {
+        self.lock().paused = true;
+    }
+
+    /// Whether nothing is in flight.
+    pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
-        let waiting = state.held.values().filter(|hold| !hold.waiting.is_empty());
-        waiting.map(|hold| hold.due).min()
+        state.admitted == state.finished
+    }
+
+    /// Whether it is paused and nothing is in flight any more.
+    pub(super) fn is_idle_in_pause(&self) -> bool {
+        let state = self.lock();
+        state.paused && state.admitted == state.finished
+    }
+
+    /// Ends a pause.
+    pub(super) fn resume(&self) {
+        self.lock().paused = false;
+        self.changed.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -175,48 +428,59 @@ impl Tracker {
     }
 }
 
-impl State {
-    fn hold(&mut self, stored: &StoredMessage, now: Instant) {
-        let hold = self.held.entry(HoldKey::of(stored)).or_insert(Hold {
-            attempts: 0,
-            due: now,
-            waiting: Vec::new(),
-        });
-        // A second refusal of the same key in one go is not another attempt.
-        if hold.waiting.is_empty() {
-            let pause = Duration::from_secs(1 << hold.attempts.min(6)).min(LONGEST_HOLD);
-            hold.attempts += 1;
-            hold.due = now + pause;
-        }
-        hold.waiting.push(stored.position);
-    }
-
-    fn release(&mut self, key: &HoldKey) {
-        if self
-            .held
-            .get(key)
-            .is_some_and(|hold| hold.waiting.is_empty())
-        {
-            self.held.remove(key);
-        }
+impl Lane {
+    fn is_own(&self) -> bool {
+        self.state != LaneState::Lost
     }
 }
 
-fn log_refusal(stored: &StoredMessage, reason: &str) {
-    let message = &stored.message;
-    tracing::error!(
-        lane = stored.position.lane,
-        id = stored.position.id,
-        message_id = %message.id(),
-        topic = message.topic(),
-        "a message was refused, its key is held back: {reason}"
-    );
+impl State {
+    fn take_off(&mut self, stored: &StoredMessage) {
+        self.in_flight.insert(stored.position);
+        self.bytes += stored.message.bytes();
+        if let Some(lane) = self.lanes.get_mut(&stored.position.lane) {
+            lane.in_flight += 1;
+        }
+    }
+
+    /// Begins to retry a parked key. False if what was sent of it before is not known yet, or if it is
+    /// being retried already. A key that is parked without being known was parked by somebody else.
+    fn retry(&mut self, lane: i16, key: u64) -> bool {
+        let hold = Hold::Parked {
+            since: self.admitted,
+            retrying: false,
+        };
+        let held = self.held.entry(key).or_insert(Held { lane, hold });
+        match &mut held.hold {
+            Hold::Parked { since, retrying } if *since <= self.finished && !*retrying => {
+                *retrying = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A lane that was lost is forgotten when nothing of it is in flight.
+    fn forget_if_idle(&mut self, lane: i16) {
+        let idle = |lane: &Lane| lane.state == LaneState::Lost && lane.in_flight == 0;
+        if self.lanes.get(&lane).is_some_and(idle) {
+            self.lanes.remove(&lane);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Message;
+
+    const LEASE: Lease = Lease { lane: 0, epoch: 1 };
+
+    fn tracker() -> Tracker {
+        let tracker = Tracker::default();
+        tracker.serve(&[LEASE], &[]);
+        tracker
+    }
 
     fn stored(id: i64, key: &str) -> StoredMessage {
         StoredMessage {
@@ -227,112 +491,187 @@ mod tests {
         }
     }
 
-    fn ids(positions: impl IntoIterator<Item = Position>) -> Vec<i64> {
-        let mut ids: Vec<_> = positions.into_iter().map(|position| position.id).collect();
-        ids.sort_unstable();
-        ids
+    fn key(stored: &StoredMessage) -> u64 {
+        stored.message.ordering_key().fingerprint().unwrap()
+    }
+
+    fn ids<'a>(messages: impl IntoIterator<Item = &'a StoredMessage>) -> Vec<i64> {
+        messages
+            .into_iter()
+            .map(|stored| stored.position.id)
+            .collect()
+    }
+
+    /// Reads, as the reading loop does.
+    fn read(tracker: &Tracker, messages: &[StoredMessage]) -> Admitted {
+        let (leases, exclude) = tracker.begin_read();
+        let visible = messages.iter().filter(|m| !exclude.contains(&m.position));
+        tracker.admit(&leases, visible.cloned().collect()).unwrap()
     }
 
     #[test]
     fn what_is_in_flight_is_not_read_again() {
-        let tracker = Tracker::default();
-        let batch = tracker.admit(vec![stored(1, "a"), stored(2, "b")]).unwrap();
-        assert_eq!(ids(tracker.exclude()), [1, 2]);
+        let tracker = tracker();
+        let table = [stored(1, "a"), stored(2, "bb")];
+        let first = read(&tracker, &table);
+        assert_eq!(ids(&first.to_send), [1, 2]);
         assert!(tracker.has_room(1, 3, 100));
         assert!(!tracker.has_room(2, 3, 100));
-        assert!(!tracker.has_room(1, 3, 12));
-        tracker.finish(&batch, &[batch[0].position]);
-        assert!(tracker.exclude().is_empty());
+        assert!(!tracker.has_room(1, 3, 13));
+        assert!(read(&tracker, &table).to_send.is_empty());
+        tracker.finish(first.number, &first.to_send);
         assert!(
             tracker.has_room(99, 3, 1),
             "an empty pipeline takes any batch"
         );
+        assert_eq!(ids(&read(&tracker, &table).to_send), [1, 2]);
     }
 
     #[test]
-    fn a_refused_key_waits_and_others_go_on() {
-        let tracker = Tracker::default();
-        let batch = tracker
-            .admit(vec![stored(1, "bad"), stored(2, "ok")])
-            .unwrap();
-        tracker.refuse(&batch[0], "no");
-        tracker.finish(&batch, &[batch[1].position]);
-        // A later message of the key queues up behind it, one of another key does not.
-        let next = tracker
-            .admit(vec![stored(3, "bad"), stored(4, "ok")])
-            .unwrap();
-        assert_eq!(ids(next.iter().map(|stored| stored.position)), [4]);
-        tracker.finish(&next, &[next[0].position]);
-        assert_eq!(ids(tracker.exclude()), [1, 3]);
-        assert!(tracker.next_due().is_some());
+    fn a_key_with_a_failure_waits_for_all_that_was_sent_of_it() {
+        let tracker = tracker();
+        let table = [stored(1, "a"), stored(2, "a"), stored(3, "b")];
+        let first = read(&tracker, &table[..1]);
+        let second = read(&tracker, &table[1..]);
+        tracker.hold_until_known(0, key(&table[0]));
+        tracker.finish(first.number, &first.to_send);
+        // Its second message is still in flight.
+        assert!(read(&tracker, &table).to_send.is_empty());
+        tracker.finish(second.number, &second.to_send);
+        assert_eq!(ids(&read(&tracker, &table).to_send), [1, 2, 3]);
+    }
+
+    /// A hold that ends during a read does not let through what the read has found, because the read
+    /// has passed over what was in flight when it began.
+    #[test]
+    fn a_hold_ends_with_the_begin_of_a_read() {
+        let tracker = tracker();
+        let table = [stored(1, "a"), stored(2, "a")];
+        let first = read(&tracker, &table[..1]);
+        let (_, exclude) = tracker.begin_read();
+        assert_eq!(exclude, [table[0].position]);
+        tracker.hold_until_known(0, key(&table[0]));
+        tracker.finish(first.number, &first.to_send);
+        let found = tracker.admit(&[LEASE], vec![table[1].clone()]).unwrap();
+        assert!(found.to_send.is_empty() && found.to_park.is_empty());
+        assert_eq!(ids(&read(&tracker, &table).to_send), [1, 2]);
+
+        tracker.hold_parked(0, key(&table[0]));
+        tracker.begin_read();
+        tracker.release(key(&table[0]));
+        let found = tracker.admit(&[LEASE], vec![stored(3, "a")]).unwrap();
+        assert!(found.to_send.is_empty() && found.to_park.is_empty());
+        assert_eq!(ids(&read(&tracker, &[stored(3, "a")]).to_send), [3]);
     }
 
     #[test]
-    fn a_due_key_is_read_again_and_free_when_it_got_through() {
-        let tracker = Tracker::default();
-        let batch = tracker.admit(vec![stored(1, "bad")]).unwrap();
-        tracker.refuse(&batch[0], "no");
-        tracker.finish(&batch, &[]);
-        for hold in tracker.lock().held.values_mut() {
-            hold.due = Instant::now();
-        }
-        assert!(tracker.exclude().is_empty());
-        let again = tracker.admit(vec![stored(1, "bad")]).unwrap();
-        assert_eq!(again.len(), 1);
-        tracker.finish(&again, &[again[0].position]);
-        assert!(tracker.lock().held.is_empty());
-    }
-
-    /// A key becomes due between a read and what comes of it: the read has passed over its oldest
-    /// messages, so later ones must still wait.
-    #[test]
-    fn a_key_that_falls_due_during_a_read_still_waits() {
-        let tracker = Tracker::default();
-        let batch = tracker.admit(vec![stored(1, "bad")]).unwrap();
-        tracker.refuse(&batch[0], "no");
-        tracker.finish(&batch, &[]);
-        assert_eq!(ids(tracker.exclude()), [1]);
-        for hold in tracker.lock().held.values_mut() {
-            hold.due = Instant::now();
-        }
-        assert_eq!(tracker.admit(vec![stored(2, "bad")]).unwrap(), []);
+    fn later_messages_of_a_parked_key_queue_up_behind_it() {
+        let tracker = tracker();
+        let table = [stored(1, "bad"), stored(2, "ok"), stored(3, "bad")];
+        tracker.hold_parked(0, key(&table[0]));
+        let admitted = read(&tracker, &table);
+        assert_eq!(ids(&admitted.to_send), [2]);
+        assert_eq!(ids(&admitted.to_park), [1, 3]);
     }
 
     #[test]
-    fn pauses_double_with_each_attempt() {
-        let tracker = Tracker::default();
-        let mut state = tracker.lock();
-        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let now = Instant::now();
-            state.hold(&stored(1, "bad"), now);
-            let hold = state.held.values_mut().next().unwrap();
-            assert_eq!(hold.due - now, Duration::from_secs(expected));
-            hold.waiting.clear();
-        }
+    fn a_parked_key_is_retried_once_at_a_time_and_not_before_all_is_known() {
+        let tracker = tracker();
+        let due = || {
+            vec![DueMessage {
+                stored: stored(1, "bad"),
+                attempts: 1,
+            }]
+        };
+        let first = read(&tracker, &[stored(1, "bad")]);
+        let bad = key(&first.to_send[0]);
+        tracker.hold_parked(0, bad);
+        assert_eq!(tracker.admit_due(due()), None, "its batch is in flight");
+        tracker.finish(first.number, &first.to_send);
+        let (number, retried) = tracker.admit_due(due()).unwrap();
+        assert_eq!(tracker.admit_due(due()), None, "it is being retried");
+        tracker.keep_parked(bad);
+        tracker.finish(number, &[retried[0].stored.clone()]);
+        let (number, _) = tracker.admit_due(due()).unwrap();
+        tracker.release(bad);
+        tracker.finish(number, &[stored(1, "bad")]);
+        assert!(!tracker.has_parked_keys());
+    }
+
+    /// Of a lane that was lost and taken back during a read, everything may have been sent by another
+    /// runner in between.
+    #[test]
+    fn what_was_read_under_an_older_lease_is_stale() {
+        let tracker = tracker();
+        let (leases, _) = tracker.begin_read();
+        tracker.lose(&leases);
+        tracker.serve(&[Lease { lane: 0, epoch: 2 }], &[]);
+        let found = tracker.admit(&leases, vec![stored(1, "a")]).unwrap();
+        assert!(found.to_send.is_empty());
     }
 
     #[test]
-    fn nothing_is_admitted_during_a_drain() {
-        let tracker = Tracker::default();
-        let batch = tracker.admit(vec![stored(1, "a")]).unwrap();
-        tracker.drain();
-        assert!(!tracker.is_drained());
-        assert!(tracker.admit(vec![stored(2, "a")]).is_none());
-        tracker.finish(&batch, &[]);
-        assert!(tracker.is_drained());
-        tracker.resume();
-        assert!(tracker.admit(vec![stored(1, "a")]).is_some());
-    }
-
-    #[test]
-    fn defects_are_held_without_being_sent() {
-        let tracker = Tracker::default();
-        let mut bad = stored(1, "bad");
+    fn defective_messages_are_set_aside_with_what_follows_of_their_key() {
+        let tracker = tracker();
+        let mut bad = stored(2, "bad");
         bad.defect = Some("headers".into());
-        let admitted = tracker
-            .admit(vec![bad, stored(2, "bad"), stored(3, "ok")])
-            .unwrap();
-        assert_eq!(ids(admitted.iter().map(|stored| stored.position)), [3]);
-        assert_eq!(ids(tracker.exclude()), [1, 2, 3]);
+        let admitted = read(
+            &tracker,
+            &[stored(1, "bad"), bad, stored(3, "bad"), stored(4, "ok")],
+        );
+        assert_eq!(ids(&admitted.to_send), [1, 4]);
+        assert_eq!(ids(&admitted.defective), [2]);
+        assert_eq!(ids(&admitted.to_park), [3]);
+    }
+
+    #[test]
+    fn nothing_is_admitted_in_a_pause() {
+        let tracker = tracker();
+        let first = read(&tracker, &[stored(1, "a")]);
+        tracker.pause();
+        assert!(!tracker.is_idle_in_pause());
+        assert!(tracker.admit(&[LEASE], vec![stored(2, "a")]).is_none());
+        assert!(!tracker.has_room(1, 9, 999));
+        tracker.finish(first.number, &first.to_send);
+        assert!(tracker.is_idle_in_pause());
+        tracker.resume();
+        assert_eq!(ids(&read(&tracker, &[stored(1, "a")]).to_send), [1]);
+    }
+
+    #[test]
+    fn a_leaving_lane_is_drained_before_it_is_handed_back() {
+        let tracker = tracker();
+        let first = read(&tracker, &[stored(1, "a")]);
+        tracker.leave(1);
+        assert_eq!(tracker.leaving(), 1);
+        assert!(tracker.drained().is_empty());
+        assert!(tracker.begin_read().0.is_empty());
+        assert_eq!(tracker.leases(), [LEASE], "it is renewed until then");
+        tracker.finish(first.number, &first.to_send);
+        assert_eq!(tracker.drained(), [LEASE]);
+        assert!(tracker.leases().is_empty());
+    }
+
+    /// Otherwise what is in flight since the first time could arrive after what is sent anew.
+    #[test]
+    fn a_lost_lane_is_not_served_anew_while_something_is_in_flight() {
+        let tracker = tracker();
+        let first = read(&tracker, &[stored(1, "a")]);
+        tracker.lose(&[LEASE]);
+        assert!(tracker.leases().is_empty());
+        let again = Lease { lane: 0, epoch: 2 };
+        tracker.serve(&[again], &[]);
+        assert!(read(&tracker, &[stored(2, "b")]).to_send.is_empty());
+        tracker.finish(first.number, &first.to_send);
+        tracker.serve(&[again], &[]);
+        assert_eq!(ids(&read(&tracker, &[stored(2, "b")]).to_send), [2]);
+    }
+
+    #[test]
+    fn a_lost_lane_takes_its_holds_along() {
+        let tracker = tracker();
+        tracker.hold_parked(0, 7);
+        tracker.lose(&[LEASE]);
+        assert!(!tracker.is_held(7));
     }
 }

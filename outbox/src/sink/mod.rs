@@ -7,7 +7,7 @@ mod kafka;
 
 use std::fmt;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -25,7 +25,7 @@ pub use self::kafka::{KafkaConfigError, KafkaSink, KafkaSinkBuilder};
 /// is known.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 /// use outbox::sink::{Delivery, Sink};
 /// use outbox::store::StoredMessage;
 ///
@@ -33,7 +33,7 @@ pub use self::kafka::{KafkaConfigError, KafkaSink, KafkaSinkBuilder};
 /// struct Print;
 ///
 /// impl Sink for Print {
-///     async fn send(&self, batch: &[StoredMessage]) -> Delivery {
+///     async fn send(&self, batch: &[StoredMessage], _deadline: Instant) -> Delivery {
 ///         let outcomes = batch.iter().map(|stored| {
 ///             let payload = stored.message.payload().unwrap_or_default();
 ///             println!("{}: {} bytes", stored.message.topic(), payload.len());
@@ -51,11 +51,18 @@ pub trait Sink: Send + Sync + 'static {
     /// Takes over a batch. Calls don't overlap: the runner awaits one before the next.
     ///
     /// Messages of one ordering key must reach the broker in the order of the batch, and after those
-    /// of earlier batches. When one fails at once, later ones of its key are not sent, but reported
-    /// as [`unavailable`](SinkError::unavailable); the runner sends them again in order.
+    /// of earlier batches. When one can't be sent, or its outcome is unknown, later ones of its key
+    /// must not be sent either, until its [`Delivery`] was awaited: they are reported as
+    /// [`skipped`](SinkError::skipped), and the runner sends them again in order.
     ///
-    /// When the sink's own queue is full it waits, which is the runner's backpressure.
-    fn send(&self, batch: &[StoredMessage]) -> impl Future<Output = Delivery> + Send;
+    /// When the sink's own queue is full it waits, which is the runner's backpressure. After the
+    /// `deadline`, when the runner's right to the messages comes to its end, nothing is taken any
+    /// more: what is left is reported as unavailable.
+    fn send(
+        &self,
+        batch: &[StoredMessage],
+        deadline: Instant,
+    ) -> impl Future<Output = Delivery> + Send;
 
     /// The longest time from the end of [`send`](Self::send) until the outcome of every message is
     /// known. A lease must last longer.
@@ -111,6 +118,12 @@ pub enum SinkErrorKind {
     /// Not the message's fault: the broker is away or overloaded, or the outcome is unknown. It is
     /// sent again after a back-off, for ever.
     Unavailable,
+    /// Like `Unavailable`, but only this topic: it is missing, or must not be written to. Its messages
+    /// wait, and others go on.
+    TopicUnavailable,
+    /// It was not sent, because an earlier message of its key, its topic or the whole sink was not
+    /// delivered.
+    Skipped,
     /// The broker refuses this message. Its ordering key is held back, in order; others go on.
     Rejected,
     /// It can't work as it is configured: the runner stops.
@@ -121,6 +134,19 @@ impl SinkError {
     /// An error that will pass, and an unknown outcome.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::new(SinkErrorKind::Unavailable, reason)
+    }
+
+    /// An error that will pass, and concerns the topic of the message only.
+    pub fn topic_unavailable(reason: impl Into<String>) -> Self {
+        Self::new(SinkErrorKind::TopicUnavailable, reason)
+    }
+
+    /// Not sent, because an earlier message was not delivered.
+    pub fn skipped() -> Self {
+        Self::new(
+            SinkErrorKind::Skipped,
+            "an earlier message was not delivered",
+        )
     }
 
     /// A refusal of this message.

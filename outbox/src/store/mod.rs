@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use crate::{BoxError, Message};
+use crate::{BoxError, Message, OrderingKey};
 
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
@@ -36,7 +36,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tells that the runner is alive, renews the leases that it holds for `ttl` from now, and takes
     /// lanes that are free or whose lease has ended, up to its fair share among the runners that
-    /// are alive. Returns all leases that it holds now.
+    /// are alive. Returns all leases that it holds now, which can be more than its share.
     ///
     /// A lease that changes its owner gets a new, higher epoch. A lease that the runner held and
     /// that is missing, or has another epoch, was lost.
@@ -44,18 +44,21 @@ pub trait Store: Send + Sync + 'static {
         &self,
         runner: &RunnerId,
         ttl: Duration,
-    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Granted, StoreError>> + Send;
 
-    /// Gives these leases back, so that others can take them at once, and the runner's place among
-    /// those that are alive. Leases that were lost are passed over.
+    /// Gives these leases back, so that others can take them at once. Leases that were lost are
+    /// passed over.
     fn release(
         &self,
         runner: &RunnerId,
         leases: &[Lease],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Tells that the runner is gone, so that the others share its lanes. Its leases stay.
+    fn leave(&self, runner: &RunnerId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Reads the oldest messages of each lane asked for, in the order of their ids within a lane,
-    /// without those in [`ReadRequest::exclude`], all in one snapshot.
+    /// without those that the request passes over, all in one snapshot.
     ///
     /// There is no cursor: a message that was committed late is found, however low its id.
     fn read(
@@ -63,15 +66,68 @@ pub trait Store: Send + Sync + 'static {
         request: &ReadRequest,
     ) -> impl Future<Output = Result<Vec<StoredMessage>, StoreError>> + Send;
 
-    /// Takes delivered messages out of the table, if the runner still holds the lease on their lane
-    /// with the same epoch. Returns those of `leases` that it holds; messages of the others
-    /// stay, and are not its business any more.
+    /// Takes delivered messages out of the table, and into the archive if they are to be kept, if
+    /// the runner holds the lease on their lane with the same epoch.
+    ///
+    /// This and the following methods that change messages are fenced alike: they return those of
+    /// `leases` that the runner holds, and leave the messages of all other lanes as they are.
     fn settle(
         &self,
         runner: &RunnerId,
         leases: &[Lease],
         delivered: &[Position],
+        archive: bool,
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
+    /// Moves messages from the table to the parked ones. Those with a refusal are the first of their
+    /// keys; the others queue up behind them.
+    fn park(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        messages: &[Parking],
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
+    /// The ordering keys that are parked in these lanes.
+    fn parked_keys(
+        &self,
+        lanes: &[i16],
+    ) -> impl Future<Output = Result<Vec<ParkedKey>, StoreError>> + Send;
+
+    /// The first messages of parked keys in these lanes that are due to be tried again, up to `most`.
+    fn due(
+        &self,
+        lanes: &[i16],
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<DueMessage>, StoreError>> + Send;
+
+    /// Takes note that a parked message was refused again.
+    fn refuse_again(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        refusal: &Refusal,
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
+    /// Takes a parked message that was delivered out of the parked ones, and into the archive if it
+    /// is to be kept, and moves all other messages of its key back to the table, in their old
+    /// places.
+    fn unpark(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        archive: bool,
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
+    /// Removes messages from the archive that were delivered longer than `retention` ago, up to
+    /// `most`. Returns how many it removed.
+    fn clean_archive(
+        &self,
+        retention: Duration,
+        most: usize,
+    ) -> impl Future<Output = Result<usize, StoreError>> + Send;
 }
 
 /// A runner, as the others see it.
@@ -101,13 +157,76 @@ pub struct Position {
     pub id: i64,
 }
 
+/// What a runner was granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// All leases that the runner holds.
+    pub leases: Vec<Lease>,
+    /// How many lanes it should hold. The shares of all runners that are alive add up to all lanes.
+    pub share: usize,
+}
+
 /// What [`Store::read`] is to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReadRequest {
     /// The lanes, and the most messages to read of each.
     pub lanes: Vec<(i16, usize)>,
+    /// Of each lane, no further message is to be read when those before it have so many bytes.
+    pub max_bytes: usize,
     /// Messages to pass over, since the runner has them already.
     pub exclude: Vec<Position>,
+    /// Topics to pass over, since they are unavailable.
+    pub exclude_topics: Vec<String>,
+}
+
+/// A message that is to be parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parking {
+    /// The message.
+    pub position: Position,
+    /// Why it is parked. `None` if it queues up behind an earlier message of its key.
+    pub refusal: Option<Refusal>,
+}
+
+/// An ordering key that is parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedKey {
+    /// Its lane.
+    pub lane: i16,
+    /// The topic.
+    pub topic: String,
+    /// The partition, if the messages have one.
+    pub partition: Option<i32>,
+    /// The key, if the messages have one.
+    pub key: Option<Vec<u8>>,
+}
+
+impl ParkedKey {
+    /// What its messages are ordered by.
+    pub fn ordering_key(&self) -> OrderingKey<'_> {
+        OrderingKey::new(&self.topic, self.partition, self.key.as_deref())
+    }
+}
+
+/// Why a message is parked, and when it is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the sink said.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// `None`: it waits for an operator.
+    pub retry_in: Option<Duration>,
+}
+
+/// A parked message that is due to be tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueMessage {
+    /// The message.
+    pub stored: StoredMessage,
+    /// How often it was tried.
+    pub attempts: u32,
 }
 
 /// A message with what the store knows about it.

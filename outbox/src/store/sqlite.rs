@@ -13,7 +13,10 @@ use diesel::{Connection as _, OptionalExtension as _, QueryableByName, RunQueryD
 use diesel::{SqliteConnection, sql_query};
 use uuid::Uuid;
 
-use super::{Columns, Lease, Position, ReadRequest, RunnerId, Store, StoreError, StoredMessage};
+use super::{
+    Columns, DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
+    RunnerId, Store, StoreError, StoredMessage,
+};
 
 /// Now, in the form of the tables' times. A `%f` has milliseconds, and the text sorts by time.
 macro_rules! now {
@@ -22,10 +25,30 @@ macro_rules! now {
     };
 }
 
+/// The one lane.
+const LANE: i16 = 0;
+
+/// What the tables of messages have in common, and what of it is not generated in `outbox`.
+const COLUMNS: &str =
+    "id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at";
+const WRITTEN: &str =
+    "id, message_id, topic, partition, key, payload, headers, event_type, created_at";
+
+/// The columns of a [`Row`], but for its attempts. Plain SQL may have stored text where bytes are
+/// meant.
+const MESSAGE: &str = "id, message_id, topic, partition, CAST(key AS BLOB) AS key, \
+    CAST(payload AS BLOB) AS payload, headers, event_type, \
+    CAST((julianday(created_at) - 2440587.5) * 86400000 AS INTEGER) AS created_ms";
+
+/// The first message of each parked key.
+const FIRSTS: &str = "SELECT min(id) FROM outbox_parked GROUP BY ordering_key";
+
 /// The outbox of a SQLite database, version 3.35 or later.
 ///
 /// The file is put into WAL mode, so that the runner's reads never hold up the application's
-/// writes. One runner at a time serves it; a second one takes over when the first is gone.
+/// writes. SQLite has one writer at a time: give the application's connections a `busy_timeout`, and
+/// leave their `synchronous` at `FULL`, which is the default; with less, a power failure takes back
+/// commits that the runner has published already. One runner at a time serves it; a second one takes over when the first is gone.
 ///
 /// ```no_run
 /// let store = outbox::store::SqliteStore::new("shop.sqlite");
@@ -45,8 +68,27 @@ impl SqliteStore {
         }
     }
 
-    /// Runs `work` in an immediate transaction on a thread for blocking calls.
+    /// Runs `work`, which only reads, in a transaction that never holds up writers.
+    async fn read_only<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.run(|c| c.transaction(work)).await
+    }
+
+    /// Runs `work` in a transaction that takes the write lock at its start, so that it need not be
+    /// repeated because of another writer.
     async fn transaction<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.run(|c| c.immediate_transaction(work)).await
+    }
+
+    /// Runs `work` on a thread for blocking calls.
+    async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
@@ -58,7 +100,7 @@ impl SqliteStore {
                 Some(connection) => connection,
                 empty => empty.insert(open(&path)?),
             };
-            let result = connection.immediate_transaction(work);
+            let result = work(connection);
             if result.is_err() {
                 // Whatever is wrong with it, a new connection is the way back.
                 *slot = None;
@@ -93,7 +135,7 @@ impl Store for SqliteStore {
             #[diesel(sql_type = BigInt)]
             count: i64,
         }
-        self.transaction(|c| {
+        self.read_only(|c| {
             let tables: Tables = sql_query(
                 "SELECT count(*) AS count FROM sqlite_master \
                  WHERE type = 'table' AND name IN ('outbox', 'outbox_lanes')",
@@ -110,7 +152,7 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Vec<Lease>, StoreError> {
+    async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
         let id = runner.id.to_string();
         let name = runner.name.clone();
         let ttl = format!("+{:.3} seconds", ttl.as_secs_f64());
@@ -140,7 +182,12 @@ impl Store for SqliteStore {
             .bind::<Text, _>(&id)
             .bind::<Text, _>(&ttl)
             .execute(c)?;
-            held(c, &id)
+            let leases = held(c, &id)?;
+            // There is one lane: who has it keeps it.
+            Ok(Granted {
+                share: leases.len(),
+                leases,
+            })
         })
         .await
     }
@@ -159,6 +206,14 @@ impl Store for SqliteStore {
                 .bind::<BigInt, _>(lease.epoch)
                 .execute(c)?;
             }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn leave(&self, runner: &RunnerId) -> Result<(), StoreError> {
+        let id = runner.id.to_string();
+        self.transaction(move |c| {
             sql_query("DELETE FROM outbox_runners WHERE runner = ?")
                 .bind::<Text, _>(&id)
                 .execute(c)?;
@@ -169,19 +224,24 @@ impl Store for SqliteStore {
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<StoredMessage>, StoreError> {
         let most = request.lanes.iter().map(|&(_, most)| most).sum::<usize>();
+        let max_bytes = request.max_bytes;
         let exclude = ids(&request.exclude);
-        self.transaction(move |c| {
-            let rows = sql_query(
-                // Plain SQL may have stored text where bytes are meant.
-                "SELECT id, message_id, topic, partition, \
-                        CAST(key AS BLOB) AS key, CAST(payload AS BLOB) AS payload, \
-                        headers, event_type, \
-                        CAST((julianday(created_at) - 2440587.5) * 86400000 AS INTEGER) AS created_ms \
-                 FROM outbox WHERE id NOT IN (SELECT value FROM json_each(?)) \
-                 ORDER BY id LIMIT ?",
-            )
+        let exclude_topics = serde_json::Value::from(request.exclude_topics.clone()).to_string();
+        self.read_only(move |c| {
+            let rows = sql_query(format!(
+                "SELECT {MESSAGE}, 0 AS attempts FROM ( \
+                    SELECT *, sum(coalesce(length(payload), 0) + coalesce(length(key), 0)) \
+                        OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before \
+                    FROM outbox \
+                    WHERE id NOT IN (SELECT value FROM json_each(?)) \
+                        AND topic NOT IN (SELECT value FROM json_each(?)) \
+                    ORDER BY id LIMIT ? \
+                 ) WHERE coalesce(before, 0) < ? ORDER BY id"
+            ))
             .bind::<Text, _>(exclude)
+            .bind::<Text, _>(exclude_topics)
             .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind::<BigInt, _>(i64::try_from(max_bytes).unwrap_or(i64::MAX))
             .load::<Row>(c)?;
             Ok(rows.into_iter().map(Row::stored).collect())
         })
@@ -193,22 +253,201 @@ impl Store for SqliteStore {
         runner: &RunnerId,
         leases: &[Lease],
         delivered: &[Position],
+        archive: bool,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let delivered = ids(delivered);
+        self.fenced(runner, leases, move |c| {
+            if archive {
+                sql_query(format!(
+                    "INSERT INTO outbox_archive ({COLUMNS}) SELECT {COLUMNS} FROM outbox \
+                     WHERE id IN (SELECT value FROM json_each(?))"
+                ))
+                .bind::<Text, _>(&delivered)
+                .execute(c)?;
+            }
+            sql_query("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?))")
+                .bind::<Text, _>(&delivered)
+                .execute(c)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn park(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        messages: &[Parking],
+    ) -> Result<Vec<Lease>, StoreError> {
+        let messages = messages.to_vec();
+        self.fenced(runner, leases, move |c| {
+            for Parking { position, refusal } in messages {
+                let error = refusal.as_ref().map(|refusal| refusal.error.as_str());
+                let attempts = refusal.as_ref().map_or(0, |refusal| refusal.attempts);
+                sql_query(format!(
+                    "INSERT INTO outbox_parked ({COLUMNS}, error, attempts, next_attempt_at) \
+                     SELECT {COLUMNS}, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?) \
+                     FROM outbox WHERE id = ?"
+                ))
+                .bind::<Nullable<Text>, _>(error)
+                .bind::<Integer, _>(i32::try_from(attempts).unwrap_or(i32::MAX))
+                .bind::<Nullable<Text>, _>(refusal.as_ref().and_then(retry_in))
+                .bind::<BigInt, _>(position.id)
+                .execute(c)?;
+                sql_query("DELETE FROM outbox WHERE id = ?")
+                    .bind::<BigInt, _>(position.id)
+                    .execute(c)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn parked_keys(&self, _lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
+        #[derive(QueryableByName)]
+        struct Key {
+            #[diesel(sql_type = Text)]
+            topic: String,
+            #[diesel(sql_type = Nullable<Integer>)]
+            partition: Option<i32>,
+            #[diesel(sql_type = Nullable<Binary>)]
+            key: Option<Vec<u8>>,
+        }
+        self.read_only(|c| {
+            let keys = sql_query(format!(
+                "SELECT topic, partition, CAST(key AS BLOB) AS key FROM outbox_parked WHERE id IN ({FIRSTS})"
+            ))
+            .load::<Key>(c)?;
+            let parked = |key: Key| ParkedKey {
+                lane: LANE,
+                topic: key.topic,
+                partition: key.partition,
+                key: key.key,
+            };
+            Ok(keys.into_iter().map(parked).collect())
+        })
+        .await
+    }
+
+    async fn due(&self, _lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+        self.read_only(move |c| {
+            let rows = sql_query(format!(
+                "SELECT {MESSAGE}, attempts FROM outbox_parked \
+                 WHERE id IN ({FIRSTS}) AND (attempts = 0 OR next_attempt_at <= {}) \
+                 ORDER BY next_attempt_at LIMIT ?",
+                now!()
+            ))
+            .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
+            .load::<Row>(c)?;
+            let due = |row: Row| DueMessage {
+                attempts: u32::try_from(row.attempts).unwrap_or(0),
+                stored: row.stored(),
+            };
+            Ok(rows.into_iter().map(due).collect())
+        })
+        .await
+    }
+
+    async fn refuse_again(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        refusal: &Refusal,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let refusal = refusal.clone();
+        self.fenced(runner, leases, move |c| {
+            sql_query(
+                "UPDATE outbox_parked SET error = ?, attempts = ?, \
+                    next_attempt_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?) \
+                 WHERE id = ?",
+            )
+            .bind::<Text, _>(&refusal.error)
+            .bind::<Integer, _>(i32::try_from(refusal.attempts).unwrap_or(i32::MAX))
+            .bind::<Nullable<Text>, _>(retry_in(&refusal))
+            .bind::<BigInt, _>(position.id)
+            .execute(c)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unpark(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        archive: bool,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.fenced(runner, leases, move |c| {
+            if archive {
+                sql_query(format!(
+                    "INSERT INTO outbox_archive ({COLUMNS}) SELECT {COLUMNS} FROM outbox_parked \
+                     WHERE id = ?"
+                ))
+                .bind::<BigInt, _>(position.id)
+                .execute(c)?;
+            }
+            sql_query(format!(
+                "INSERT INTO outbox ({WRITTEN}) SELECT {WRITTEN} FROM outbox_parked \
+                 WHERE id <> ?1 AND ordering_key = (SELECT ordering_key FROM outbox_parked WHERE id = ?1)"
+            ))
+            .bind::<BigInt, _>(position.id)
+            .execute(c)?;
+            sql_query(
+                "DELETE FROM outbox_parked \
+                 WHERE ordering_key = (SELECT ordering_key FROM outbox_parked WHERE id = ?)",
+            )
+            .bind::<BigInt, _>(position.id)
+            .execute(c)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {
+        let retention = format!("-{:.3} seconds", retention.as_secs_f64());
+        self.transaction(move |c| {
+            let query = sql_query(
+                "DELETE FROM outbox_archive WHERE (delivered_at, lane, id) IN ( \
+                    SELECT delivered_at, lane, id FROM outbox_archive \
+                    WHERE delivered_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?) \
+                    ORDER BY delivered_at, lane, id LIMIT ?)",
+            );
+            let query = query.bind::<Text, _>(retention);
+            let query = query.bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX));
+            Ok(query.execute(c)?)
+        })
+        .await
+    }
+}
+
+impl SqliteStore {
+    /// Does `work` if the runner holds one of the leases, and returns that one.
+    async fn fenced(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        work: impl FnOnce(&mut SqliteConnection) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Vec<Lease>, StoreError> {
         let id = runner.id.to_string();
         let leases = leases.to_vec();
-        let delivered = ids(delivered);
         self.transaction(move |c| {
             let mut held = held(c, &id)?;
             held.retain(|lease| leases.contains(lease));
             if !held.is_empty() {
-                sql_query("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?))")
-                    .bind::<Text, _>(delivered)
-                    .execute(c)?;
+                work(c)?;
             }
             Ok(held)
         })
         .await
     }
+}
+
+/// When a refused message is tried again, as a modifier of SQLite's functions for time.
+fn retry_in(refusal: &Refusal) -> Option<String> {
+    let seconds = refusal.retry_in?.as_secs_f64();
+    Some(format!("+{seconds:.3} seconds"))
 }
 
 /// The lease of this runner on the one lane, if it holds it and it has not ended.
@@ -227,7 +466,7 @@ fn held(c: &mut SqliteConnection, runner: &str) -> Result<Vec<Lease>, StoreError
     .optional()?;
     Ok(row
         .map(|row| Lease {
-            lane: 0,
+            lane: LANE,
             epoch: row.epoch,
         })
         .into_iter()
@@ -260,12 +499,14 @@ struct Row {
     event_type: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
     created_ms: Option<i64>,
+    #[diesel(sql_type = Integer)]
+    attempts: i32,
 }
 
 impl Row {
     fn stored(self) -> StoredMessage {
         let position = Position {
-            lane: 0,
+            lane: LANE,
             id: self.id,
         };
         // A time that plain SQL wrote in another form is of no consequence: it is for people.

@@ -4,11 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::config::FromClientConfigAndContext as _;
-use rdkafka::producer::ThreadedProducer;
 
-use super::pending::Pending;
-use super::{KafkaSink, Reports};
+use super::KafkaSink;
+use super::producer::PolledProducer;
 
 /// Configures a [`KafkaSink`].
 #[derive(Clone)]
@@ -30,6 +28,8 @@ impl KafkaSinkBuilder {
             .set("partitioner", "murmur2_random")
             // The runner hands over whole batches; there is little to wait for.
             .set("linger.ms", "1")
+            // A missing topic is told as such before its messages time out.
+            .set("topic.metadata.propagation.max.ms", "2000")
             // By default librdkafka waits up to 10 s before it tries a broker again.
             .set("reconnect.backoff.max.ms", "1000");
         Self {
@@ -62,8 +62,16 @@ impl KafkaSinkBuilder {
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let (name, value) = (name.into(), value.into());
+        // One property under two names would have two values, and which one holds is chance.
+        let name = match name.as_str() {
+            "request.required.acks" => "acks".to_owned(),
+            "metadata.broker.list" => "bootstrap.servers".to_owned(),
+            "queue.buffering.max.ms" => "linger.ms".to_owned(),
+            "delivery.timeout.ms" => "message.timeout.ms".to_owned(),
+            _ => name,
+        };
         let weaker = match name.as_str() {
-            "acks" | "request.required.acks" => !matches!(value.as_str(), "all" | "-1"),
+            "acks" => !matches!(value.as_str(), "all" | "-1"),
             "enable.idempotence" => value != "true",
             _ => false,
         };
@@ -84,9 +92,12 @@ impl KafkaSinkBuilder {
     ///
     /// A [`KafkaConfigError`] with librdkafka's words if it refuses a property or a value.
     pub fn build(mut self) -> Result<KafkaSink, KafkaConfigError> {
-        if self.client.get("message.timeout.ms").is_some()
-            || self.client.get("delivery.timeout.ms").is_some()
-        {
+        if self.client.get("transactional.id").is_some() {
+            return Err(KafkaConfigError(
+                "`transactional.id` is set, but messages are sent without transactions".into(),
+            ));
+        }
+        if self.client.get("message.timeout.ms").is_some() {
             return Err(KafkaConfigError(
                 "`message.timeout.ms` (or `delivery.timeout.ms`) is set by name; call \
                  `message_timeout` instead, because the runner's lease depends on it"
@@ -103,9 +114,7 @@ impl KafkaSinkBuilder {
         for setting in &self.order_at_risk {
             tracing::warn!("{setting}: brokers may lose or reorder messages");
         }
-        let producer =
-            ThreadedProducer::from_config_and_context(&self.client, Reports(Pending::default()))
-                .map_err(|error| KafkaConfigError(error.to_string()))?;
+        let producer = PolledProducer::new(&self.client).map_err(KafkaConfigError)?;
         Ok(KafkaSink {
             producer,
             message_timeout: self.message_timeout,

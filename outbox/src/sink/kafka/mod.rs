@@ -6,21 +6,20 @@
 mod config;
 mod outcome;
 mod pending;
+mod producer;
+mod sickness;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header as KafkaHeader, Message as _, OwnedHeaders};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
-};
+use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
 
-use self::pending::{Pending, Token};
+use self::pending::Token;
+use self::producer::PolledProducer;
 use super::{Delivery, Sink, SinkError};
 use crate::store::StoredMessage;
 
@@ -29,8 +28,12 @@ pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
 /// Sends messages to Kafka.
 ///
 /// Idempotent and with `acks=all`; keys land on the partitions where Java's producers put them
-/// (`partitioner=murmur2_random`); timestamps are the broker's. A message carries its own headers and
-/// `outbox-id` (the message id) and, if it has an event type, `outbox-type`.
+/// (`partitioner=murmur2_random`); the timestamp is the time of sending, unless the topic is set to the
+/// broker's. A message carries its own headers and `outbox-id` (the message id) and, if it has an event
+/// type, `outbox-type`.
+///
+/// When a message is not delivered in time, what is queued behind it is taken back, so that nothing
+/// passes it; the runner sends it all again in order.
 ///
 /// ```no_run
 /// use outbox::sink::KafkaSink;
@@ -41,7 +44,7 @@ pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
 /// # Ok::<(), outbox::sink::KafkaConfigError>(())
 /// ```
 pub struct KafkaSink {
-    producer: ThreadedProducer<Reports>,
+    producer: PolledProducer,
     message_timeout: Duration,
 }
 
@@ -52,7 +55,12 @@ impl KafkaSink {
     }
 
     /// Puts one message into librdkafka's queue, waiting for room if there is none.
-    async fn enqueue(&self, stored: &StoredMessage, token: Token) -> Result<(), SinkError> {
+    async fn enqueue(
+        &self,
+        stored: &StoredMessage,
+        token: Token,
+        deadline: Instant,
+    ) -> Result<(), SinkError> {
         let message = &stored.message;
         let id = message.id().hyphenated().to_string();
         let mut record =
@@ -62,6 +70,12 @@ impl KafkaSink {
         record.key = message.key();
         record.payload = message.payload();
         loop {
+            if self.producer.sickness().concerns(message.topic()) {
+                return Err(SinkError::skipped());
+            }
+            if Instant::now() >= deadline {
+                return Err(SinkError::unavailable("the lease comes to its end"));
+            }
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 // Delivery reports make room. Going on with the next message instead would
@@ -84,26 +98,29 @@ impl fmt::Debug for KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    async fn send(&self, batch: &[StoredMessage]) -> Delivery {
-        let pending = &self.producer.context().0;
+    async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        let pending = self.producer.pending();
+        let open = self.producer.sickness().open_batch();
         let (tokens, outcomes) = pending.open(batch.len());
-        let mut failed = HashSet::new();
+        let mut refused = HashSet::new();
         for (stored, token) in batch.iter().zip(tokens) {
             let key = || stored.message.ordering_key().fingerprint();
-            let held_up = !failed.is_empty() && key().is_some_and(|key| failed.contains(&key));
-            let sent = if held_up {
-                Err(SinkError::unavailable(
-                    "an earlier message of its key was not sent",
-                ))
+            let behind = !refused.is_empty() && key().is_some_and(|key| refused.contains(&key));
+            let sent = if behind {
+                Err(SinkError::skipped())
             } else {
-                self.enqueue(stored, token).await
+                self.enqueue(stored, token, deadline).await
             };
             if let Err(error) = sent {
-                failed.extend(key());
-                pending.report(token, Err(error));
+                refused.extend(key());
+                self.producer
+                    .report(token, Err(error), stored.message.topic());
             }
         }
-        Delivery::new(outcomes.map(Result::unwrap_or_default))
+        Delivery::new(outcomes.map(move |outcomes| {
+            drop(open);
+            outcomes.unwrap_or_default()
+        }))
     }
 
     fn delivery_timeout(&self) -> Duration {
@@ -133,38 +150,4 @@ fn headers(stored: &StoredMessage, id: &str) -> OwnedHeaders {
         });
     }
     headers
-}
-
-/// Takes librdkafka's callbacks.
-struct Reports(Pending);
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{text}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(facility, "{text}"),
-            RDKafkaLogLevel::Debug => tracing::debug!(facility, "{text}"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "Kafka: {reason}");
-    }
-}
-
-impl ProducerContext for Reports {
-    /// A [`Token`].
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
-        let outcome = match result {
-            Ok(_) => Ok(()),
-            Err((error, message)) => Err(outcome::failure(error, message.topic())),
-        };
-        self.0.report(Token::from_opaque(token), outcome);
-    }
 }

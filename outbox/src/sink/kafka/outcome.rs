@@ -29,17 +29,17 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
         Code::UnknownPartition => SinkError::rejected(format!(
             "topic {topic:?} has no such partition; add partitions to it, or correct the message"
         )),
-        Code::UnknownTopic | Code::UnknownTopicOrPartition => SinkError::unavailable(format!(
-            "topic {topic:?} does not exist; create it, and its messages follow"
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => SinkError::topic_unavailable(
+            format!("topic {topic:?} does not exist; create it, and its messages follow"),
+        ),
+        Code::TopicAuthorizationFailed => SinkError::topic_unavailable(format!(
+            "not allowed to write to topic {topic:?} ({code}); grant it, and its messages follow"
         )),
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-            SinkError::unavailable(format!(
-                "not allowed to write to topic {topic:?} ({code}); grant it, and its messages follow"
-            ))
-        }
+        Code::ClusterAuthorizationFailed => SinkError::unavailable(format!(
+            "not allowed to write to the cluster ({code}); grant it, and the messages follow"
+        )),
         Code::MessageTimedOut => SinkError::unavailable(format!(
-            "no delivery report in time for topic {topic:?}: the broker is away, or the topic does \
-             not exist"
+            "no delivery report in time for topic {topic:?}: its broker is away or too slow"
         )),
         Code::Fatal
         | Code::OutOfOrderSequenceNumber
@@ -53,7 +53,9 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::SinkErrorKind::{self, Fatal, Rejected, Unavailable};
+    use super::super::super::SinkErrorKind::{
+        self, Fatal, Rejected, TopicUnavailable, Unavailable,
+    };
     use super::*;
 
     fn kind(code: RDKafkaErrorCode) -> SinkErrorKind {
@@ -69,13 +71,19 @@ mod tests {
             Code::NotEnoughReplicas,
             Code::NotLeaderForPartition,
             Code::ThrottlingQuotaExceeded,
-            Code::UnknownTopicOrPartition,
-            Code::TopicAuthorizationFailed,
+            Code::ClusterAuthorizationFailed,
             Code::AllBrokersDown,
             Code::Unknown,
             Code::PurgeQueue,
         ] {
             assert_eq!(kind(code), Unavailable, "{code:?}");
+        }
+        for code in [
+            Code::UnknownTopic,
+            Code::UnknownTopicOrPartition,
+            Code::TopicAuthorizationFailed,
+        ] {
+            assert_eq!(kind(code), TopicUnavailable, "{code:?}");
         }
         for code in [
             Code::MessageSizeTooLarge,

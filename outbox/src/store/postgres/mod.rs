@@ -1,21 +1,24 @@
-//! The store on PostgreSQL, over diesel-async. One file per statement.
+//! The store on PostgreSQL, over diesel-async. What it does is done by functions in the migration.
 
-mod check;
-mod lease;
+mod fenced;
+mod leases;
 mod read;
-mod release;
-mod settle;
+mod statement;
 
 use std::fmt;
 use std::time::Duration;
 
-use diesel_async::AsyncPgConnection;
+use diesel::sql_types::{BigInt, Bool};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 
-use super::{Lease, Position, ReadRequest, RunnerId, Store, StoreError, StoredMessage};
+use super::{
+    DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
+    Store, StoreError, StoredMessage,
+};
 
 type Connection = Object<AsyncPgConnection>;
 
@@ -67,8 +70,32 @@ impl PostgresStore {
         Self { pool }
     }
 
-    async fn connection(&self) -> Result<Connection, StoreError> {
-        self.pool.get().await.map_err(StoreError::unavailable)
+    /// Lends a connection to `work`. One that does not come back from it in good order is closed, not
+    /// pooled: after an error or a time-out an answer may still be on its way.
+    async fn with<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut lent = Lent(Some(
+            self.pool.get().await.map_err(StoreError::unavailable)?,
+        ));
+        let Lent(Some(connection)) = &mut lent else {
+            return Err(StoreError::unavailable("no connection"));
+        };
+        let result = work(connection).await?;
+        drop(lent.0.take());
+        Ok(result)
+    }
+}
+
+/// A connection that is closed when it is dropped; taken out, it goes back to its pool.
+struct Lent(Option<Connection>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Connection::take(connection));
+        }
     }
 }
 
@@ -81,19 +108,62 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
-        check::check(&mut self.connection().await?).await
+        #[derive(diesel::QueryableByName)]
+        struct Facts {
+            #[diesel(sql_type = Bool)]
+            migrated: bool,
+            #[diesel(sql_type = Bool)]
+            standby: bool,
+            #[diesel(sql_type = Bool)]
+            read_only: bool,
+        }
+        let facts = self
+            .with(async |c| {
+                let query = diesel::sql_query(
+                    "SELECT to_regclass('outbox') IS NOT NULL \
+                        AND to_regclass('outbox_lanes') IS NOT NULL AS migrated, \
+                        pg_is_in_recovery() AS standby, \
+                        current_setting('transaction_read_only')::boolean AS read_only",
+                );
+                Ok(query.get_result::<Facts>(c).await?)
+            })
+            .await?;
+        if facts.standby {
+            return Err(StoreError::fatal(
+                "this server is a standby; give the runner the URL of the primary",
+            ));
+        }
+        if facts.read_only {
+            return Err(StoreError::fatal(
+                "transactions on this server are read-only (default_transaction_read_only); give \
+                 the runner a server and a role that can write",
+            ));
+        }
+        if !facts.migrated {
+            return Err(StoreError::fatal(
+                "it has no table `outbox`; run the migrations: `diesel migration run`, or \
+                 `run_pending_migrations(outbox::migrations::POSTGRES)`",
+            ));
+        }
+        Ok(())
     }
 
-    async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Vec<Lease>, StoreError> {
-        lease::lease(&mut self.connection().await?, runner, ttl).await
+    async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
+        self.with(async |c| leases::lease(c, runner, ttl).await)
+            .await
     }
 
     async fn release(&self, runner: &RunnerId, leases: &[Lease]) -> Result<(), StoreError> {
-        release::release(&mut self.connection().await?, runner, leases).await
+        self.with(async |c| leases::release(c, runner, leases).await)
+            .await
+    }
+
+    async fn leave(&self, runner: &RunnerId) -> Result<(), StoreError> {
+        self.with(async |c| leases::leave(c, runner).await).await
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<StoredMessage>, StoreError> {
-        read::read(&mut self.connection().await?, request).await
+        self.with(async |c| read::read(c, request).await).await
     }
 
     async fn settle(
@@ -101,55 +171,67 @@ impl Store for PostgresStore {
         runner: &RunnerId,
         leases: &[Lease],
         delivered: &[Position],
+        archive: bool,
     ) -> Result<Vec<Lease>, StoreError> {
-        settle::settle(&mut self.connection().await?, runner, leases, delivered).await
+        self.with(async |c| fenced::settle(c, runner, leases, delivered, archive).await)
+            .await
+    }
+
+    async fn park(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        messages: &[Parking],
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::park(c, runner, leases, messages).await)
+            .await
+    }
+
+    async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
+        self.with(async |c| read::parked_keys(c, lanes).await).await
+    }
+
+    async fn due(&self, lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+        self.with(async |c| read::due(c, lanes, most).await).await
+    }
+
+    async fn refuse_again(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        refusal: &Refusal,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::refuse_again(c, runner, leases, position, refusal).await)
+            .await
+    }
+
+    async fn unpark(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        archive: bool,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::unpark(c, runner, leases, position, archive).await)
+            .await
+    }
+
+    async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {
+        self.with(async |c| {
+            let query = diesel::sql_query(
+                "DELETE FROM outbox_archive WHERE (delivered_at, lane, id) IN ( \
+                    SELECT delivered_at, lane, id FROM outbox_archive \
+                    WHERE delivered_at < clock_timestamp() - $1 * interval '1 millisecond' \
+                    ORDER BY delivered_at, lane, id LIMIT $2)",
+            );
+            let query = query.bind::<BigInt, _>(millis(retention));
+            let query = query.bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX));
+            Ok(query.execute(c).await?)
+        })
+        .await
     }
 }
-
-/// A statement with parameters that diesel-async keeps prepared: `sql_query` is prepared anew each
-/// time, which is one round trip more.
-///
-/// `parts` are the pieces of SQL between the parameters; each statement is a type of its own, by
-/// which the connection remembers it.
-macro_rules! statement {
-    (
-        $(#[$doc:meta])*
-        $name:ident { $($field:ident: $type:ty => $sql_type:ty),* $(,)? } -> $result:ty,
-        [$($part:expr),+ $(,)?] $(,)?
-    ) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        struct $name<'a> {
-            $($field: $type,)*
-            lifetime: std::marker::PhantomData<&'a ()>,
-        }
-
-        impl diesel::query_builder::QueryId for $name<'_> {
-            type QueryId = $name<'static>;
-            const HAS_STATIC_QUERY_ID: bool = true;
-        }
-
-        impl diesel::query_builder::Query for $name<'_> {
-            type SqlType = $result;
-        }
-
-        impl diesel::query_builder::QueryFragment<diesel::pg::Pg> for $name<'_> {
-            fn walk_ast<'b>(
-                &'b self,
-                mut out: diesel::query_builder::AstPass<'_, 'b, diesel::pg::Pg>,
-            ) -> diesel::QueryResult<()> {
-                let mut parts = [$($part),+].into_iter();
-                $(
-                    out.push_sql(parts.next().unwrap_or_default());
-                    out.push_bind_param::<$sql_type, _>(&self.$field)?;
-                )*
-                parts.for_each(|part| out.push_sql(part));
-                Ok(())
-            }
-        }
-    };
-}
-use statement;
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! Reading the oldest messages.
+//! Reading messages: the oldest ones, and the parked ones that are due.
 
 use std::marker::PhantomData;
 use std::time::SystemTime;
@@ -10,47 +10,23 @@ use diesel_async::RunQueryDsl as _;
 use uuid::Uuid;
 
 use super::super::Columns;
-use super::{Connection, Position, ReadRequest, StoreError, StoredMessage, statement};
+use super::statement::statement;
+use super::{Connection, DueMessage, ParkedKey, Position, ReadRequest, StoreError, StoredMessage};
 
-statement! {
-    /// One index scan per lane, from its start, joined by a nested loop: `ORDER BY` with `LIMIT`
-    /// follows the primary key (lane, id), so nothing is sorted. The rows that the runner has
-    /// already are passed over by a hashed subplan, on every version of PostgreSQL (`<> ALL` is
-    /// hashed only since 15).
-    Oldest {
-        exclude: Vec<i64> => Array<BigInt>,
-        lanes: Vec<i16> => Array<SmallInt>,
-        limits: Vec<i64> => Array<BigInt>,
-    } -> (
-        SmallInt,
-        BigInt,
-        SqlUuid,
-        Text,
-        Nullable<Integer>,
-        Nullable<Binary>,
-        Nullable<Binary>,
-        Nullable<Text>,
-        Nullable<Text>,
-        Timestamp,
-    ),
-    [
-        // The exclusion comes first in the text, in a CTE, so that it is a parameter once.
-        "WITH exclude AS MATERIALIZED (SELECT unnest(",
-        ") AS id) \
-         SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, \
-                m.headers::text, m.event_type, m.created_at AT TIME ZONE 'UTC' \
-         FROM unnest(",
-        ", ",
-        ") AS l (lane, most) \
-         CROSS JOIN LATERAL ( \
-            SELECT o.* FROM outbox AS o \
-             WHERE o.lane = l.lane AND o.id NOT IN (SELECT id FROM exclude) \
-             ORDER BY o.id LIMIT l.most \
-         ) AS m",
-    ],
-}
+type MessageSql = (
+    SmallInt,
+    BigInt,
+    SqlUuid,
+    Text,
+    Nullable<Integer>,
+    Nullable<Binary>,
+    Nullable<Binary>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Timestamp,
+);
 
-type Row = (
+type MessageRow = (
     i16,
     i64,
     Uuid,
@@ -63,26 +39,104 @@ type Row = (
     SystemTime,
 );
 
+statement! {
+    Oldest {
+        lanes: Vec<i16> => Array<SmallInt>,
+        most: Vec<i64> => Array<BigInt>,
+        max_bytes: i64 => BigInt,
+        exclude: Vec<i64> => Array<BigInt>,
+        exclude_topics: &'a [String] => Array<Text>,
+    } -> MessageSql,
+    "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at \
+     FROM outbox_read($1, $2, $3, $4, $5)",
+}
+
+statement! {
+    ParkedKeys { lanes: &'a [i16] => Array<SmallInt> }
+        -> (SmallInt, Text, Nullable<Integer>, Nullable<Binary>),
+    "SELECT p.lane, p.topic, p.partition, p.key \
+     FROM outbox_parked_firsts($1) AS f \
+     CROSS JOIN LATERAL ( \
+        SELECT * FROM outbox_parked AS o WHERE o.lane = f.lane AND o.id = f.id LIMIT 1 \
+     ) AS p",
+}
+
+statement! {
+    Due {
+        lanes: &'a [i16] => Array<SmallInt>,
+        most: i64 => BigInt,
+    } -> (MessageSql, Integer),
+    // One that was never tried is the first of its key because what was before it was taken away.
+    "SELECT p.lane, p.id, p.message_id, p.topic, p.partition, p.key, p.payload, p.headers::text, \
+        p.event_type, p.created_at AT TIME ZONE 'UTC', p.attempts \
+     FROM outbox_parked_firsts($1) AS f \
+     CROSS JOIN LATERAL ( \
+        SELECT * FROM outbox_parked AS o WHERE o.lane = f.lane AND o.id = f.id LIMIT 1 \
+     ) AS p \
+     WHERE f.next_attempt_at <= clock_timestamp() OR f.attempts = 0 \
+     ORDER BY f.next_attempt_at NULLS FIRST \
+     LIMIT $2",
+}
+
 pub(super) async fn read(
     connection: &mut Connection,
     request: &ReadRequest,
 ) -> Result<Vec<StoredMessage>, StoreError> {
-    let (lanes, limits) = request
+    let (lanes, most) = request
         .lanes
         .iter()
         .map(|&(lane, most)| (lane, i64::try_from(most).unwrap_or(i64::MAX)))
         .unzip();
     let statement = Oldest {
-        exclude: request.exclude.iter().map(|position| position.id).collect(),
         lanes,
-        limits,
+        most,
+        max_bytes: i64::try_from(request.max_bytes).unwrap_or(i64::MAX),
+        exclude: request.exclude.iter().map(|position| position.id).collect(),
+        exclude_topics: &request.exclude_topics,
         lifetime: PhantomData,
     };
-    let rows = statement.load::<Row>(connection).await?;
+    let rows = statement.load::<MessageRow>(connection).await?;
     Ok(rows.into_iter().map(stored).collect())
 }
 
-fn stored(row: Row) -> StoredMessage {
+pub(super) async fn parked_keys(
+    connection: &mut Connection,
+    lanes: &[i16],
+) -> Result<Vec<ParkedKey>, StoreError> {
+    let statement = ParkedKeys {
+        lanes,
+        lifetime: PhantomData,
+    };
+    type Row = (i16, String, Option<i32>, Option<Vec<u8>>);
+    let rows = statement.load::<Row>(connection).await?;
+    let key = |(lane, topic, partition, key): Row| ParkedKey {
+        lane,
+        topic,
+        partition,
+        key,
+    };
+    Ok(rows.into_iter().map(key).collect())
+}
+
+pub(super) async fn due(
+    connection: &mut Connection,
+    lanes: &[i16],
+    most: usize,
+) -> Result<Vec<DueMessage>, StoreError> {
+    let statement = Due {
+        lanes,
+        most: i64::try_from(most).unwrap_or(i64::MAX),
+        lifetime: PhantomData,
+    };
+    let rows = statement.load::<(MessageRow, i32)>(connection).await?;
+    let due = |(row, attempts): (MessageRow, i32)| DueMessage {
+        stored: stored(row),
+        attempts: u32::try_from(attempts).unwrap_or(0),
+    };
+    Ok(rows.into_iter().map(due).collect())
+}
+
+fn stored(row: MessageRow) -> StoredMessage {
     let (lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at) =
         row;
     StoredMessage::new(

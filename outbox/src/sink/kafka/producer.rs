@@ -1,0 +1,130 @@
+//! librdkafka's producer, with a thread that takes its delivery reports.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
+};
+
+use super::super::Outcome;
+use super::outcome;
+use super::pending::{Pending, Token};
+use super::sickness::Sickness;
+
+/// How long the thread waits for reports before it looks whether it is still needed.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A producer and its thread. Dropped, it is closed on that thread, since closing waits for
+/// librdkafka.
+pub(super) struct PolledProducer {
+    producer: Arc<BaseProducer<Reports>>,
+    stop: Arc<AtomicBool>,
+}
+
+type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
+
+impl PolledProducer {
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, String> {
+        let producer = BaseProducer::from_config_and_context(config, Reports::default());
+        let producer = Arc::new(producer.map_err(|error| error.to_string())?);
+        // It can only be set once, and it is.
+        let _ = producer.context().producer.set(Arc::downgrade(&producer));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (polled, stopped) = (producer.clone(), stop.clone());
+        std::thread::Builder::new()
+            .name("outbox-kafka".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    polled.poll(POLL);
+                }
+            })
+            .map_err(|error| format!("no thread for delivery reports: {error}"))?;
+        Ok(Self { producer, stop })
+    }
+
+    // librdkafka gives back the record with the error.
+    #[allow(clippy::result_large_err)]
+    pub(super) fn send<'a>(&self, record: Record<'a>) -> Result<(), (KafkaError, Record<'a>)> {
+        self.producer.send(record)
+    }
+
+    pub(super) fn pending(&self) -> &Pending {
+        &self.producer.context().pending
+    }
+
+    pub(super) fn sickness(&self) -> &Sickness {
+        &self.producer.context().sickness
+    }
+
+    /// Takes the outcome of a message.
+    pub(super) fn report(&self, token: Token, outcome: Outcome, topic: &str) {
+        self.producer.context().report(token, outcome, topic);
+    }
+}
+
+impl Drop for PolledProducer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes librdkafka's callbacks.
+#[derive(Default)]
+struct Reports {
+    pending: Pending,
+    sickness: Sickness,
+    producer: OnceLock<Weak<BaseProducer<Reports>>>,
+}
+
+impl Reports {
+    fn report(&self, token: Token, outcome: Outcome, topic: &str) {
+        if let Err(error) = &outcome
+            && self.sickness.note(error, topic)
+            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
+        {
+            // What is queued would pass the message that was not delivered.
+            producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        }
+        self.pending.report(token, outcome);
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{text}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(facility, "{text}"),
+            RDKafkaLogLevel::Debug => tracing::debug!(facility, "{text}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, "Kafka: {reason}");
+    }
+}
+
+impl ProducerContext for Reports {
+    /// A [`Token`].
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
+        let token = Token::from_opaque(token);
+        match result {
+            Ok(message) => self.report(token, Ok(()), message.topic()),
+            Err((error, message)) => {
+                let failure = outcome::failure(error, message.topic());
+                self.report(token, Err(failure), message.topic());
+            }
+        }
+    }
+}
