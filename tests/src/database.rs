@@ -59,6 +59,13 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn parked(&self) -> Result<i64>;
 
+    /// How many messages are in the archive.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn archived(&self) -> Result<i64>;
+
     /// Runs SQL as somebody without Diesel would.
     ///
     /// # Errors
@@ -110,6 +117,23 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// The rows of a query for one number each, called `count`.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    pub fn counts(&self, query: &str) -> Result<Vec<i64>> {
+        let rows: Vec<Count> = sql_query(query).load(&mut self.connect()?)?;
+        Ok(rows.into_iter().map(|row| row.count).collect())
+    }
+
+    fn count(&self, table: &str) -> Result<i64> {
+        let counts = self.counts(&format!("SELECT count(*) FROM {table}"))?;
+        counts.into_iter().next().context("a count")
+    }
+}
+
 impl Database for Postgres {
     type Connection = PgConnection;
     type Store = PostgresStore;
@@ -140,15 +164,15 @@ impl Database for Postgres {
     }
 
     fn waiting(&self) -> Result<i64> {
-        let row: Count =
-            sql_query("SELECT count(*) FROM outbox").get_result(&mut self.connect()?)?;
-        Ok(row.count)
+        self.count("outbox")
     }
 
     fn parked(&self) -> Result<i64> {
-        let row: Count =
-            sql_query("SELECT count(*) FROM outbox_parked").get_result(&mut self.connect()?)?;
-        Ok(row.count)
+        self.count("outbox_parked")
+    }
+
+    fn archived(&self) -> Result<i64> {
+        self.count("outbox_archive")
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {
@@ -176,6 +200,13 @@ impl Database for Postgres {
 pub struct SqliteFile {
     url: String,
     _folder: TempDir,
+}
+
+impl SqliteFile {
+    fn count(&self, table: &str) -> Result<i64> {
+        let query = sql_query(format!("SELECT count(*) AS count FROM {table}"));
+        Ok(query.get_result::<Count>(&mut self.connect()?)?.count)
+    }
 }
 
 impl Database for SqliteFile {
@@ -219,15 +250,15 @@ impl Database for SqliteFile {
     }
 
     fn waiting(&self) -> Result<i64> {
-        let row: Count = sql_query("SELECT count(*) AS count FROM outbox")
-            .get_result::<Count>(&mut self.connect()?)?;
-        Ok(row.count)
+        self.count("outbox")
     }
 
     fn parked(&self) -> Result<i64> {
-        let row: Count = sql_query("SELECT count(*) AS count FROM outbox_parked")
-            .get_result::<Count>(&mut self.connect()?)?;
-        Ok(row.count)
+        self.count("outbox_parked")
+    }
+
+    fn archived(&self) -> Result<i64> {
+        self.count("outbox_archive")
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {

@@ -1,126 +1,63 @@
-//! What the runner makes of a sink's outcomes. The sink here is in this process, so that a test
-//! decides what becomes of each message.
+//! What the runner makes of a sink's outcomes, on every database. The broker is one in this process,
+//! so that a test decides what becomes of each message.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 use diesel::Connection as _;
-use outbox::runner::{RunError, Runner, RunnerBuilder, RunnerThread};
-use outbox::sink::{Delivery, Outcome, Sink, SinkError};
+use outbox::runner::{
+    Completion, OnRejection, RunError, Runner, RunnerBuilder, RunnerEvent, RunnerThread,
+};
+use outbox::sink::{Delivery, Sink, SinkError};
 use outbox::store::{SqliteStore, StoredMessage};
 use outbox::{Message, publish_all};
-use outbox_tests::database::{Database, SqliteFile};
-use tokio::sync::watch;
-use uuid::Uuid;
+use outbox_tests::broker::{Broker, assert_order, distinct, keyed};
+use outbox_tests::database::{Database, Postgres, SqliteFile};
 
-/// What becomes of a message, given how often it was sent before.
-type Rule = dyn Fn(&Message, usize) -> Outcome + Send + Sync;
-
-/// A log of what was sent, and a rule for what becomes of it.
-#[derive(Clone)]
-struct Broker {
-    rule: Arc<Rule>,
-    attempts: Arc<Mutex<HashMap<Uuid, usize>>>,
-    accepted: Arc<watch::Sender<Vec<Message>>>,
-}
-
-impl Broker {
-    fn new(rule: impl Fn(&Message, usize) -> Outcome + Send + Sync + 'static) -> Self {
-        Self {
-            rule: Arc::new(rule),
-            attempts: Arc::default(),
-            accepted: Arc::new(watch::Sender::new(Vec::new())),
-        }
-    }
-
-    /// Waits until the log is as it should be.
-    async fn wait_until(&self, condition: impl Fn(&[Message]) -> bool) -> Result<Vec<Message>> {
-        let mut accepted = self.accepted.subscribe();
-        let waiting = accepted.wait_for(|log| condition(log));
-        let log = tokio::time::timeout(Duration::from_secs(30), waiting).await;
-        let last = || self.accepted.borrow().len();
-        ensure!(log.is_ok(), "only {} messages were accepted", last());
-        Ok(log??.clone())
-    }
-}
-
-impl Sink for Broker {
-    async fn send(&self, batch: &[StoredMessage], _deadline: Instant) -> Delivery {
-        let mut attempts = self.attempts.lock().unwrap();
-        let outcomes: Vec<_> = batch
-            .iter()
-            .map(|stored| {
-                let attempt = attempts.entry(stored.message.id()).or_insert(0);
-                *attempt += 1;
-                (self.rule)(&stored.message, *attempt - 1)
-            })
-            .collect();
-        let accepted = batch
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, outcome)| outcome.is_ok());
-        self.accepted
-            .send_modify(|log| log.extend(accepted.map(|(stored, _)| stored.message.clone())));
-        Delivery::ready(outcomes)
-    }
-
-    fn delivery_timeout(&self) -> Duration {
-        Duration::from_millis(100)
-    }
-}
-
-fn builder(database: &SqliteFile, broker: &Broker) -> Result<RunnerBuilder<SqliteStore, Broker>> {
+fn builder<D: Database>(database: &D, broker: &Broker) -> Result<RunnerBuilder<D::Store, Broker>> {
     Ok(Runner::builder(database.store()?, broker.clone()).poll_interval(Duration::from_millis(10)))
 }
 
-fn start(database: &SqliteFile, broker: &Broker) -> Result<RunnerThread> {
-    Ok(builder(database, broker)?.batch_size(7).build()?.spawn()?)
+/// A runner with small batches, so that several are in flight at a time.
+fn start<D: Database>(database: &D, broker: &Broker) -> Result<RunnerThread> {
+    let builder = builder(database, broker)?.batch_size(16).max_in_flight(160);
+    Ok(builder.build()?.spawn()?)
 }
 
-fn keyed(count: usize, keys: usize) -> Vec<Message> {
-    let message = |n: usize| {
-        Message::new("t")
-            .with_key((n % keys).to_string())
-            .with_payload((n / keys).to_string())
-    };
-    (0..count).map(message).collect()
+async fn stop(runner: RunnerThread) -> Result<u64> {
+    let report = tokio::task::spawn_blocking(|| runner.stop()).await??;
+    Ok(report.delivered)
 }
 
-fn publish(database: &SqliteFile, messages: &[Message]) -> Result<()> {
+fn publish<D: Database>(database: &D, messages: &[Message]) -> Result<()> {
     database
         .connect()?
         .transaction(|c| publish_all(c, messages))?;
     Ok(())
 }
 
-fn distinct(log: &[Message]) -> usize {
-    log.iter().map(Message::id).collect::<HashSet<_>>().len()
-}
-
-/// Asserts that, of each key, no message was accepted before the one written before it was. Repeated
-/// ones are allowed: the outcome of the first time was not known.
-fn assert_order(log: &[Message]) {
-    let mut seen = HashMap::new();
-    for message in log {
-        let seen = seen.entry(message.key()).or_insert(0_usize);
-        let n: usize = std::str::from_utf8(message.payload().unwrap())
-            .unwrap()
-            .parse()
-            .unwrap();
-        assert!(n <= *seen, "{n} of {:?} came before {seen}", message.key());
-        *seen = (*seen).max(n + 1);
+/// Waits until nothing waits in the database any more.
+async fn settled<D: Database>(database: &D) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while (database.waiting()?, database.parked()?) != (0, 0) {
+        anyhow::ensure!(Instant::now() < deadline, "messages are left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    Ok(())
 }
 
-#[tokio::test]
-async fn an_unavailable_sink_loses_and_reorders_nothing() -> Result<()> {
-    const COUNT: usize = 200;
-    let database = SqliteFile::create()?;
-    let messages = keyed(COUNT, 5);
+/// Outcomes are told late, so that batches are read and sent while others are in flight.
+const LATE: Duration = Duration::from_millis(20);
+
+async fn an_unavailable_sink_loses_and_reorders_nothing<D: Database>() -> Result<()> {
+    const COUNT: usize = 400;
+    let database = D::create()?;
+    let messages = keyed("t", COUNT, 5);
     publish(&database, &messages)?;
-    // One message in forty fails the first time, whatever stands behind it in the batch.
+    // One message in forty fails the first time, wherever it stands.
     let unlucky: HashSet<_> = messages.iter().step_by(40).map(Message::id).collect();
     let broker = Broker::new(move |message, attempt| {
         if attempt == 0 && unlucky.contains(&message.id()) {
@@ -128,96 +65,250 @@ async fn an_unavailable_sink_loses_and_reorders_nothing() -> Result<()> {
         }
         Ok(())
     });
+    let broker = broker.with_delay(LATE);
     let runner = start(&database, &broker)?;
     broker.wait_until(|log| distinct(log) == COUNT).await?;
-    let report = tokio::task::spawn_blocking(|| runner.stop()).await??;
-    assert_eq!(report.delivered, COUNT as u64);
-    assert_eq!(database.waiting()?, 0);
-    // The last time that each message was accepted is in order: a consumer ends with the newest.
-    let log = broker.accepted.borrow().clone();
-    let mut last: HashMap<_, _> = log.iter().enumerate().map(|(at, m)| (m.id(), at)).collect();
-    for key in 0..5 {
-        let of_key = messages.iter().skip(key).step_by(5);
-        let places: Vec<_> = of_key.filter_map(|m| last.remove(&m.id())).collect();
-        assert!(places.is_sorted(), "{places:?}");
-    }
+    assert_eq!(stop(runner).await?, COUNT as u64);
+    assert_eq!((database.waiting()?, database.parked()?), (0, 0));
+    let log = broker.log();
+    assert_order(&log);
+    assert_eq!(log.len(), COUNT, "what was skipped was sent once");
     Ok(())
 }
 
-#[tokio::test]
-async fn a_refused_message_holds_up_its_key_only() -> Result<()> {
-    let database = SqliteFile::create()?;
-    let messages = keyed(100, 4);
+async fn a_refused_message_holds_up_its_key_only<D: Database>() -> Result<()> {
+    const COUNT: usize = 400;
+    let database = D::create()?;
+    let messages = keyed("t", COUNT, 4);
     let poison = messages[9].id();
     publish(&database, &messages)?;
-    let healed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let healed = Arc::new(AtomicBool::new(false));
     let broker = Broker::new({
         let healed = healed.clone();
         move |message, _| {
-            if message.id() == poison && !healed.load(std::sync::atomic::Ordering::SeqCst) {
+            if message.id() == poison && !healed.load(Ordering::SeqCst) {
                 return Err(SinkError::rejected("poison"));
             }
             Ok(())
         }
     });
+    let broker = broker.with_delay(LATE);
     let runner = start(&database, &broker)?;
-    // The three other keys, and the two messages of its own key before it. Others of its key that
-    // were in flight already may have passed it.
-    let others = |log: &[Message]| log.iter().filter(|m| m.key() != Some(b"1")).count();
-    broker.wait_until(|log| others(log) == 75).await?;
-
-    healed.store(true, std::sync::atomic::Ordering::SeqCst);
-    broker.wait_until(|log| distinct(log) == 100).await?;
-    let report = tokio::task::spawn_blocking(|| runner.stop()).await??;
-    assert_eq!(report.delivered, 100);
+    let of_key = |log: &[Message]| log.iter().filter(|m| m.key() == Some(b"1")).count();
+    let of_others = move |log: &[Message]| log.len() - of_key(log);
+    broker
+        .wait_until(|log| of_others(log) == COUNT / 4 * 3)
+        .await?;
+    // It is tried again and again, and nothing of its key goes out meanwhile.
+    let passed = of_key(&broker.log());
+    while broker.attempts(poison) < 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        of_key(&broker.log()),
+        passed,
+        "a retry sends the refused message only"
+    );
     assert_eq!(database.waiting()?, 0);
-    let log = broker.accepted.borrow().clone();
-    let others: Vec<_> = log
+    assert_eq!(
+        database.parked()?,
+        COUNT as i64 / 4 - 2,
+        "two came before it"
+    );
+
+    healed.store(true, Ordering::SeqCst);
+    settled(&database).await?;
+    assert_eq!(stop(runner).await?, COUNT as u64);
+    let log = broker.log();
+    let (held, others): (Vec<_>, Vec<_>) = log.iter().partition(|m| m.key() == Some(b"1"));
+    assert_eq!(others.len(), COUNT / 4 * 3, "other keys are sent once");
+    assert_order(others);
+    // What had passed it followed it once more, in order.
+    let after = held
         .iter()
-        .filter(|m| m.key() != Some(b"1"))
-        .cloned()
+        .position(|m| m.id() == poison)
+        .context("it was sent")?;
+    let followers = held[after..].iter().map(|m| m.payload());
+    let expected: Vec<_> = messages
+        .iter()
+        .filter(|m| m.key() == Some(b"1"))
+        .skip(2)
         .collect();
-    assert_eq!(others.len(), 75, "keys that were not refused are sent once");
-    assert_order(&others);
+    assert!(followers.eq(expected.iter().map(|m| m.payload())));
     Ok(())
 }
 
-/// A sink that does as it is asked to: once a message has failed, later ones of its key in the batch
-/// are not sent. Then nothing is ever passed, whatever fails.
-#[tokio::test]
-async fn a_sink_that_stops_at_a_failure_keeps_strict_order() -> Result<()> {
-    const COUNT: usize = 300;
-    let database = SqliteFile::create()?;
-    let messages = keyed(COUNT, 3);
+/// What is parked when a runner stops is known to the next one.
+async fn a_parked_key_survives_its_runner<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("t", 3, 1))?;
+    let refusing = Broker::new(|_, _| Err(SinkError::rejected("no")));
+    let runner = start(&database, &refusing)?;
+    while database.parked()? < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stop(runner).await?, 0);
+
+    // Written while the key is parked, sent behind it.
+    publish(
+        &database,
+        &[Message::new("t").with_key("0").with_payload("3")],
+    )?;
+    let accepting = Broker::accepting();
+    let runner = start(&database, &accepting)?;
+    let log = accepting.wait_until(|log| log.len() == 4).await?;
+    assert_order(&log);
+    assert_eq!(stop(runner).await?, 4);
+    assert_eq!((database.waiting()?, database.parked()?), (0, 0));
+    Ok(())
+}
+
+async fn a_missing_topic_holds_up_its_own_messages_only<D: Database>() -> Result<()> {
+    const COUNT: usize = 100;
+    let database = D::create()?;
+    publish(&database, &keyed("missing", COUNT, 3))?;
+    publish(&database, &keyed("there", COUNT, 3))?;
+    let created = Arc::new(AtomicBool::new(false));
+    let broker = Broker::new({
+        let created = created.clone();
+        move |message, _| {
+            if message.topic() == "missing" && !created.load(Ordering::SeqCst) {
+                return Err(SinkError::topic_unavailable("create it"));
+            }
+            Ok(())
+        }
+    });
+    let broker = broker.with_delay(LATE);
+    let runner = start(&database, &broker)?;
+    let log = broker.wait_until(|log| log.len() == COUNT).await?;
+    assert!(log.iter().all(|message| message.topic() == "there"));
+    assert_eq!(database.parked()?, 0);
+
+    created.store(true, Ordering::SeqCst);
+    let log = broker.wait_until(|log| log.len() == 2 * COUNT).await?;
+    assert_order(&log);
+    assert_eq!(stop(runner).await?, 2 * COUNT as u64);
+    assert_eq!(database.waiting()?, 0);
+    Ok(())
+}
+
+async fn a_dead_letter_lets_its_key_go_on<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let messages = keyed("t", 10, 1);
+    let poison = messages[4].id();
     publish(&database, &messages)?;
-    let unlucky: HashSet<_> = messages.iter().step_by(60).map(Message::id).collect();
-    let broken = Mutex::new(HashSet::new());
-    let broker = Broker::new(move |message, attempt| {
-        let mut broken = broken.lock().unwrap();
-        let key = message.key().map(<[u8]>::to_vec);
-        if attempt == 0 && unlucky.contains(&message.id()) {
-            broken.insert(key);
-            return Err(SinkError::unavailable("away"));
+    let broker = Broker::new(move |message, _| {
+        if message.id() == poison && message.topic() == "t" {
+            return Err(SinkError::rejected("poison"));
         }
-        if attempt == 0 && broken.contains(&key) {
-            return Err(SinkError::unavailable("behind a failure"));
-        }
-        broken.remove(&key);
         Ok(())
     });
-    let runner = start(&database, &broker)?;
-    broker.wait_until(|log| distinct(log) == COUNT).await?;
-    tokio::task::spawn_blocking(|| runner.stop()).await??;
-    let log = broker.accepted.borrow().clone();
-    assert_order(&log);
-    assert_eq!(log.len(), COUNT, "nothing was sent twice");
+    let policy = OnRejection::DeadLetter {
+        topic: "dead".to_owned(),
+    };
+    let runner = builder(&database, &broker)?.on_rejection(policy).build()?;
+    let mut events = runner.events();
+    let runner = runner.spawn()?;
+    let log = broker.wait_until(|log| log.len() == 10).await?;
+    assert_eq!(stop(runner).await?, 10);
+    assert_eq!((database.waiting()?, database.parked()?), (0, 0));
+    let (dead, rest): (Vec<_>, Vec<_>) = log.iter().partition(|m| m.topic() == "dead");
+    assert_eq!(rest.len(), 9);
+    assert_eq!(dead[0].id(), poison);
+    let header = |name| dead[0].headers().first(name);
+    assert_eq!(header("outbox-dead-letter-topic"), Some(&b"t"[..]));
+    assert_eq!(header("outbox-dead-letter-reason"), Some(&b"poison"[..]));
+    let mut seen = Vec::new();
+    while let Some(event) = events.recv().await {
+        seen.push(event);
+    }
+    assert!(seen.iter().any(|event| matches!(
+        event,
+        RunnerEvent::DeadLettered(message) if message.message_id == poison
+    )));
+    let delivered = |event: &&RunnerEvent| matches!(event, RunnerEvent::Delivered(_));
+    assert_eq!(seen.iter().filter(delivered).count(), 10);
     Ok(())
 }
 
-#[tokio::test]
-async fn a_fatal_error_ends_the_runner_and_frees_its_lanes() -> Result<()> {
-    let database = SqliteFile::create()?;
-    publish(&database, &keyed(1, 1))?;
+async fn a_halted_lane_keeps_everything<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("t", 5, 1))?;
+    let broker = Broker::new(|message, _| match message.payload() {
+        Some(b"2") => Err(SinkError::rejected("poison")),
+        _ => Ok(()),
+    });
+    let runner = builder(&database, &broker)?
+        .batch_size(1)
+        .on_rejection(OnRejection::Halt)
+        .build()?;
+    let mut events = runner.events();
+    let runner = runner.spawn()?;
+    while !matches!(
+        events.recv().await.context("an event")?,
+        RunnerEvent::LaneHalted(_)
+    ) {}
+    assert_eq!(stop(runner).await?, 2);
+    assert_eq!((database.waiting()?, database.parked()?), (3, 0));
+    Ok(())
+}
+
+async fn delivered_messages_can_be_kept<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("t", 20, 3))?;
+    let broker = Broker::new(|message, attempt| match (message.payload(), attempt) {
+        // One of them on its way through the parked ones.
+        (Some(b"5"), 0) => Err(SinkError::rejected("not yet")),
+        _ => Ok(()),
+    });
+    let completion = Completion::Archive {
+        retention: Duration::from_secs(3600),
+    };
+    let runner = builder(&database, &broker)?
+        .completion(completion)
+        .build()?;
+    let runner = runner.spawn()?;
+    settled(&database).await?;
+    assert_eq!(stop(runner).await?, 20);
+    assert_eq!(database.archived()?, 20);
+    Ok(())
+}
+
+/// A sink that panics is a sink that is unavailable.
+async fn a_panic_in_the_sink_loses_nothing<D: Database>() -> Result<()> {
+    struct Panicking {
+        broker: Broker,
+        healthy: AtomicBool,
+    }
+
+    impl Sink for Panicking {
+        async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+            assert!(self.healthy.swap(true, Ordering::SeqCst), "a planned panic");
+            self.broker.send(batch, deadline).await
+        }
+
+        fn delivery_timeout(&self) -> Duration {
+            self.broker.delivery_timeout()
+        }
+    }
+
+    let database = D::create()?;
+    publish(&database, &keyed("t", 10, 2))?;
+    let broker = Broker::accepting();
+    let sink = Panicking {
+        broker: broker.clone(),
+        healthy: AtomicBool::new(false),
+    };
+    let runner = Runner::builder(database.store()?, sink).build()?.spawn()?;
+    let log = broker.wait_until(|log| log.len() == 10).await?;
+    assert_order(&log);
+    assert_eq!(stop(runner).await?, 10);
+    Ok(())
+}
+
+async fn a_fatal_error_ends_the_runner_and_frees_its_lanes<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("t", 1, 1))?;
     let broken = Broker::new(|_, _| Err(SinkError::fatal("wrong password; set another")));
     let runner = builder(&database, &broken)?.build()?;
     let error = runner.run_until(std::future::pending()).await.unwrap_err();
@@ -226,27 +317,28 @@ async fn a_fatal_error_ends_the_runner_and_frees_its_lanes() -> Result<()> {
     assert_eq!(database.waiting()?, 1);
 
     // The next one need not wait for the lease of 15 s to end.
-    let good = Broker::new(|_, _| Ok(()));
+    let good = Broker::accepting();
+    let begin = Instant::now();
     let runner = start(&database, &good)?;
     good.wait_until(|log| log.len() == 1).await?;
-    tokio::task::spawn_blocking(|| runner.stop()).await??;
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    stop(runner).await?;
     assert_eq!(database.waiting()?, 0);
     Ok(())
 }
 
-#[tokio::test]
-async fn dropping_the_future_loses_nothing() -> Result<()> {
+async fn dropping_the_future_loses_nothing<D: Database>() -> Result<()> {
     const COUNT: usize = 100;
-    let database = SqliteFile::create()?;
-    publish(&database, &keyed(COUNT, 5))?;
-    let broker = Broker::new(|_, _| Ok(()));
-    // A short lease: the dropped runner can't hand its lane back.
+    let database = D::create()?;
+    publish(&database, &keyed("t", COUNT, 5))?;
+    let broker = Broker::accepting();
+    // A short lease: the dropped runner can't hand its lanes back.
     for batch in 1..=5 {
         let runner = builder(&database, &broker)?
             .batch_size(batch)
             .lease(Duration::from_millis(300))
             .build()?;
-        let seen = broker.accepted.borrow().len();
+        let seen = broker.log().len();
         tokio::select! {
             result = runner.run_until(std::future::pending()) => {
                 result?;
@@ -258,31 +350,134 @@ async fn dropping_the_future_loses_nothing() -> Result<()> {
     }
     let runner = start(&database, &broker)?;
     broker.wait_until(|log| distinct(log) == COUNT).await?;
-    tokio::task::spawn_blocking(|| runner.stop()).await??;
+    stop(runner).await?;
     assert_eq!(database.waiting()?, 0);
-    assert_order(&broker.accepted.borrow());
+    assert_order(&broker.log());
     Ok(())
 }
 
-/// A second runner gets nothing while the first one lives, and everything when it stops.
+/// Makes a test of each function for each database.
+macro_rules! on_each_database {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $test() -> Result<()> {
+                    super::$test::<SqliteFile>().await
+                }
+            )+
+        }
+
+        mod postgres {
+            use super::*;
+            $(
+                #[tokio::test]
+                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+                async fn $test() -> Result<()> {
+                    super::$test::<Postgres>().await
+                }
+            )+
+        }
+    };
+}
+
+on_each_database!(
+    an_unavailable_sink_loses_and_reorders_nothing,
+    a_refused_message_holds_up_its_key_only,
+    a_parked_key_survives_its_runner,
+    a_missing_topic_holds_up_its_own_messages_only,
+    a_dead_letter_lets_its_key_go_on,
+    a_halted_lane_keeps_everything,
+    delivered_messages_can_be_kept,
+    a_panic_in_the_sink_loses_nothing,
+    a_fatal_error_ends_the_runner_and_frees_its_lanes,
+    dropping_the_future_loses_nothing,
+);
+
+/// SQLite has one lane: a second runner gets nothing while the first one lives, and everything when
+/// it stops.
 #[tokio::test]
-async fn a_second_runner_takes_over() -> Result<()> {
+async fn on_sqlite_a_second_runner_takes_over() -> Result<()> {
     let database = SqliteFile::create()?;
-    let first_broker = Broker::new(|_, _| Ok(()));
-    let second_broker = Broker::new(|_, _| Ok(()));
+    let (first_broker, second_broker) = (Broker::accepting(), Broker::accepting());
     let first = start(&database, &first_broker)?;
-    publish(&database, &keyed(1, 1))?;
+    publish(&database, &keyed("t", 1, 1))?;
     first_broker.wait_until(|log| log.len() == 1).await?;
     let second = start(&database, &second_broker)?;
-    publish(&database, &keyed(10, 2))?;
+    publish(&database, &keyed("t", 10, 2))?;
     first_broker.wait_until(|log| log.len() == 11).await?;
 
-    tokio::task::spawn_blocking(|| first.stop()).await??;
-    publish(&database, &keyed(10, 2))?;
+    stop(first).await?;
+    publish(&database, &keyed("t", 10, 2))?;
     second_broker.wait_until(|log| log.len() == 10).await?;
-    let report = tokio::task::spawn_blocking(|| second.stop()).await??;
-    assert_eq!(report.delivered, 10);
+    assert_eq!(stop(second).await?, 10);
     assert_eq!(database.waiting()?, 0);
+    Ok(())
+}
+
+/// Runners come and go while messages are written; each keeps its share, and order holds across the
+/// hand-overs, since all of them write to one broker.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn on_postgres_runners_share_the_lanes() -> Result<()> {
+    const WAVES: usize = 8;
+    const KEYS: usize = 60;
+    let database = Postgres::create()?;
+    let broker = Broker::accepting().with_delay(Duration::from_millis(5));
+    let mut runners = Vec::new();
+    let mut delivered = 0;
+    let mut published = 0;
+    let owned = |database: &Postgres| -> Result<Vec<i64>> {
+        database.counts(
+            "SELECT count(*) FROM outbox_lanes WHERE owner IS NOT NULL GROUP BY owner ORDER BY 1",
+        )
+    };
+    for (wave, expected) in [vec![16], vec![8, 8], vec![5, 5, 6], vec![8, 8]]
+        .iter()
+        .enumerate()
+    {
+        match expected.len().cmp(&runners.len()) {
+            std::cmp::Ordering::Greater => runners.push(start(&database, &broker)?),
+            _ => delivered += stop(runners.remove(0)).await?,
+        }
+        // Written while lanes change hands.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while owned(&database)? != *expected {
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "wave {wave}: {:?} instead of {expected:?}",
+                owned(&database)?
+            );
+            for _ in 0..WAVES {
+                let wave: Vec<_> = (0..KEYS)
+                    .map(|key| {
+                        Message::new("t")
+                            .with_key(key.to_string())
+                            .with_payload(published.to_string())
+                    })
+                    .collect();
+                publish(&database, &wave)?;
+                published += 1;
+            }
+        }
+    }
+    let log = broker
+        .wait_until(|log| log.len() >= published * KEYS)
+        .await?;
+    for runner in runners {
+        delivered += stop(runner).await?;
+    }
+    assert_eq!(delivered, (published * KEYS) as u64);
+    assert_eq!(database.waiting()?, 0);
+    assert_eq!(
+        broker.log().len(),
+        published * KEYS,
+        "nothing was sent twice"
+    );
+    assert_order(&log);
+    let nobody = owned(&database)?;
+    assert!(nobody.is_empty(), "{nobody:?}");
     Ok(())
 }
 
@@ -291,7 +486,7 @@ async fn a_database_without_tables_is_a_clear_error() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("empty.sqlite");
     let store = SqliteStore::new(path.to_string_lossy());
-    let runner = Runner::builder(store, Broker::new(|_, _| Ok(()))).build()?;
+    let runner = Runner::builder(store, Broker::accepting()).build()?;
     let error = runner.run_until(std::future::pending()).await.unwrap_err();
     assert!(error.to_string().contains("run the migrations"), "{error}");
     Ok(())

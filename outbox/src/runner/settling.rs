@@ -147,14 +147,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 
     fn hold_refused(&self, stored: &StoredMessage) {
         let lane = stored.position.lane;
-        match self.runner.settings.on_rejection {
-            OnRejection::Park { .. } => {
-                if let Some(key) = stored.message.ordering_key().fingerprint() {
-                    self.tracker.hold_parked(lane, key);
-                }
+        let key = stored.message.ordering_key().fingerprint();
+        match (&self.runner.settings.on_rejection, key) {
+            (OnRejection::Park { .. }, Some(key)) => self.tracker.hold_parked(lane, key),
+            (OnRejection::Halt, key) => {
+                self.tracker.halt(lane);
+                key.inspect(|&key| self.tracker.hold_until_known(lane, key));
             }
-            OnRejection::Halt => self.tracker.halt(lane),
-            OnRejection::DeadLetter { .. } => {}
+            (OnRejection::Park { .. }, None) | (OnRejection::DeadLetter { .. }, _) => {}
         }
     }
 
