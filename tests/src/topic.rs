@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -35,14 +36,35 @@ impl Kafka {
                 bootstrap,
                 mock: None,
             }),
-            Err(_) => {
-                let mock = MockCluster::new(1)?;
-                Ok(Self {
-                    bootstrap: mock.bootstrap_servers(),
-                    mock: Some(mock),
-                })
-            }
+            Err(_) => Self::in_process(),
         }
+    }
+
+    /// Brokers in this process, which can be told to misbehave.
+    ///
+    /// # Errors
+    ///
+    /// When there can be none.
+    pub fn in_process() -> Result<Self> {
+        let mock = MockCluster::new(1)?;
+        Ok(Self {
+            bootstrap: mock.bootstrap_servers(),
+            mock: Some(mock),
+        })
+    }
+
+    /// Takes the brokers in this process away, or brings them back.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn set_down(&self, down: bool) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        match down {
+            true => mock.broker_down(1)?,
+            false => mock.broker_up(1)?,
+        }
+        Ok(())
     }
 
     /// Where clients connect.
@@ -56,14 +78,22 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_topic(&self, partitions: i32) -> Result<Topic> {
-        let name = format!("test-{}", Uuid::new_v4().simple());
+        self.create_named_topic(&format!("test-{}", Uuid::new_v4().simple()), partitions)
+    }
+
+    /// Creates a topic with this name.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn create_named_topic(&self, name: &str, partitions: i32) -> Result<Topic> {
         if let Some(mock) = &self.mock {
-            mock.create_topic(&name, partitions, 1)?;
+            mock.create_topic(name, partitions, 1)?;
         } else {
             let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
                 .set("bootstrap.servers", &self.bootstrap)
                 .create()?;
-            let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
             let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let created = runtime.block_on(admin.create_topics([&topic], &options))?;
@@ -71,7 +101,7 @@ impl Kafka {
                 result.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
             }
         }
-        Topic::new(&self.bootstrap, name, partitions)
+        Topic::new(&self.bootstrap, name.to_owned(), partitions)
     }
 }
 
@@ -193,7 +223,7 @@ impl Topic {
                 Instant::now() < deadline,
                 "the end is not reached: {missing:?}"
             );
-            let Some(message) = self.consumer.poll(Duration::from_millis(100)).transpose()? else {
+            let Some(message) = self.next()? else {
                 continue;
             };
             if missing.get(&message.partition()) == Some(&(message.offset() + 1)) {
@@ -205,8 +235,18 @@ impl Topic {
     }
 
     fn poll(&self) -> Result<Option<Arrived>> {
-        let message = self.consumer.poll(Duration::from_millis(100)).transpose()?;
-        Ok(message.as_ref().map(owned))
+        Ok(self.next()?.as_ref().map(owned))
+    }
+
+    /// The next message, if one comes soon. Brokers that are away for a while are no error here: the
+    /// callers have deadlines.
+    fn next(&self) -> Result<Option<BorrowedMessage<'_>>> {
+        match self.consumer.poll(Duration::from_millis(100)).transpose() {
+            Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
+            )) => Ok(None),
+            result => Ok(result?),
+        }
     }
 }
 

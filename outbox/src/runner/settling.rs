@@ -17,6 +17,8 @@ use crate::store::{Lease, Parking, Position, Store, StoreError, StoredMessage};
 /// What the settling loop remembers between batches.
 struct Sickness {
     backoff: Backoff,
+    /// Whether anything was delivered since the last wait, after which the next one is short again.
+    progress: bool,
     unavailable: Option<SinkError>,
     fatal: Option<SinkError>,
 }
@@ -33,6 +35,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), RunError> {
         let mut sickness = Sickness {
             backoff: Backoff::of_sink(),
+            progress: false,
             unavailable: None,
             fatal: None,
         };
@@ -49,6 +52,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             if self.tracker.is_idle_in_pause() {
                 if let Some(error) = sickness.unavailable.take() {
                     tracing::warn!("the sink is unavailable: {error}");
+                    if std::mem::take(&mut sickness.progress) {
+                        sickness.backoff = Backoff::of_sink();
+                    }
                     let _ = sickness.backoff.wait(&self.stop).await;
                 }
                 self.tracker.resume();
@@ -130,6 +136,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         if delivered.is_empty() {
             return;
         }
+        sickness.progress = true;
         if sickness.unavailable.is_none() && sickness.backoff.has_waited() {
             tracing::info!("the sink is available again");
             self.runner.events.emit(|| RunnerEvent::Available);

@@ -1,0 +1,120 @@
+//! The Kafka sink when brokers misbehave: on rdkafka's own cluster, which can be told to.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::Connection as _;
+use outbox::runner::{Runner, RunnerThread};
+use outbox::sink::KafkaSink;
+use outbox::{Message, publish_all};
+use outbox_tests::database::{Database, SqliteFile};
+use outbox_tests::topic::{Arrived, Kafka};
+
+/// So short that a message times out while the broker is away.
+const TIMEOUT: Duration = Duration::from_millis(1_000);
+
+fn start(database: &SqliteFile, bootstrap: &str) -> Result<RunnerThread> {
+    let sink = KafkaSink::builder(bootstrap)
+        .message_timeout(TIMEOUT)
+        .build()?;
+    let runner = Runner::builder(database.store()?, sink).poll_interval(Duration::from_millis(10));
+    Ok(runner.build()?.spawn()?)
+}
+
+/// Waits until so many messages wait in the table.
+fn wait_for_waiting(database: &SqliteFile, count: i64) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while database.waiting()? != count {
+        ensure!(Instant::now() < deadline, "{} wait", database.waiting()?);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Of each key, the first time that each message arrived is in order: a consumer that passes over
+/// duplicates by their ids sees no message before its predecessor.
+fn assert_order(arrived: &[Arrived]) -> Result<()> {
+    let mut seen = HashSet::new();
+    let mut next = 0;
+    for message in arrived {
+        if seen.insert(message.id()?) {
+            let n: usize = message.text().parse()?;
+            ensure!(n == next, "{n} arrived instead of {next}");
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Messages of one key keep coming while the broker goes away for longer than the time-out and comes
+/// back. Those that time out must not be passed by those that were queued behind them.
+#[test]
+fn nothing_passes_a_message_that_timed_out() -> Result<()> {
+    const COUNT: usize = 60;
+    let database = SqliteFile::create()?;
+    let kafka = Kafka::in_process()?;
+    let topic = kafka.create_topic(1)?;
+    let runner = start(&database, kafka.bootstrap())?;
+    let mut connection = database.connect()?;
+    let begin = Instant::now();
+    for n in 0..COUNT {
+        match n {
+            15 => kafka.set_down(true)?,
+            45 => kafka.set_down(false)?,
+            _ => {}
+        }
+        let message = Message::new(topic.name())
+            .with_key("k")
+            .with_payload(n.to_string());
+        connection.transaction(|c| publish_all(c, [message]))?;
+        // Steadily, so that messages are queued before and after the first one times out.
+        while begin.elapsed() < Duration::from_millis(100) * n as u32 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let mut arrived = topic.wait_for(COUNT)?;
+    wait_for_waiting(&database, 0)?;
+    assert_eq!(runner.stop()?.delivered, COUNT as u64);
+    arrived.extend(topic.read_to_end()?);
+    assert_order(&arrived)?;
+    let distinct: HashSet<_> = arrived.iter().map(Arrived::id).collect::<Result<_>>()?;
+    assert_eq!(distinct.len(), COUNT);
+    assert_eq!(database.parked()?, 0, "an outage is no message's fault");
+    Ok(())
+}
+
+/// A topic that is missing holds up its own messages, and they follow when it is created.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_missing_topic_waits_until_it_is_created() -> Result<()> {
+    let database = SqliteFile::create()?;
+    let kafka = Kafka::new()?;
+    let there = kafka.create_topic(1)?;
+    let missing = format!("{}-missing", there.name());
+    let messages = |topic: &str| -> Vec<Message> {
+        let message = |n: i32| {
+            Message::new(topic)
+                .with_key("k")
+                .with_payload(n.to_string())
+        };
+        (0..20).map(message).collect()
+    };
+    let mut connection = database.connect()?;
+    connection.transaction(|c| publish_all(c, messages(&missing)))?;
+    connection.transaction(|c| publish_all(c, messages(there.name())))?;
+    let sink = KafkaSink::builder(kafka.bootstrap()).build()?;
+    let runner = Runner::builder(database.store()?, sink).build()?.spawn()?;
+    assert_order(&there.wait_for(20)?)?;
+
+    // Written while the other one is still missing.
+    connection.transaction(|c| publish_all(c, [Message::new(there.name()).with_payload("20")]))?;
+    there.wait_for(1)?;
+    wait_for_waiting(&database, 20)?;
+    let missing = kafka.create_named_topic(&missing, 1)?;
+    assert_order(&missing.wait_for(20)?)?;
+    assert_eq!(runner.stop()?.delivered, 41);
+    assert_eq!(missing.read_to_end()?, []);
+    assert_eq!((database.waiting()?, database.parked()?), (0, 0));
+    Ok(())
+}
