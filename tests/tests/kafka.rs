@@ -47,32 +47,37 @@ fn assert_order(arrived: &[Arrived]) -> Result<()> {
     Ok(())
 }
 
-/// Messages of one key keep coming while the broker goes away for longer than the time-out and comes
-/// back. Those that time out must not be passed by those that were queued behind them.
+/// Messages of one key keep coming while the broker goes away and comes back, each time a bit later,
+/// so that some have timed out by then and others, queued behind them, have not. These must not pass.
 #[test]
 fn nothing_passes_a_message_that_timed_out() -> Result<()> {
-    const COUNT: usize = 60;
+    const COUNT: usize = 500;
+    const EVERY: Duration = Duration::from_millis(40);
+    /// In messages: how long the broker is there, and how long it is away at first.
+    const THERE: usize = 15;
+    const AWAY: usize = 25;
     let database = SqliteFile::create()?;
     let kafka = Kafka::in_process()?;
     let topic = kafka.create_topic(1)?;
     let runner = start(&database, kafka.bootstrap())?;
     let mut connection = database.connect()?;
     let begin = Instant::now();
+    let (mut change, mut away, mut down) = (THERE, AWAY, false);
     for n in 0..COUNT {
-        match n {
-            15 => kafka.set_down(true)?,
-            45 => kafka.set_down(false)?,
-            _ => {}
+        if n == change {
+            down = !down;
+            kafka.set_down(down)?;
+            change += if down { away } else { THERE };
+            away += usize::from(!down) * 2;
         }
         let message = Message::new(topic.name())
             .with_key("k")
             .with_payload(n.to_string());
         connection.transaction(|c| publish_all(c, [message]))?;
-        // Steadily, so that messages are queued before and after the first one times out.
-        while begin.elapsed() < Duration::from_millis(100) * n as u32 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        // The schedule of the writer, not a wait for something.
+        std::thread::sleep((begin + EVERY * n as u32).saturating_duration_since(Instant::now()));
     }
+    kafka.set_down(false)?;
     let mut arrived = topic.wait_for(COUNT)?;
     wait_for_waiting(&database, 0)?;
     assert_eq!(runner.stop()?.delivered, COUNT as u64);
