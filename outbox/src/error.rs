@@ -59,12 +59,12 @@ pub enum Error {
     },
 
     /// The event could not be encoded.
-    #[error("an event for topic {topic:?} could not be encoded: {source}")]
+    #[error("an event for topic {topic:?} could not be encoded: {reason}")]
     Encode {
         /// The topic of the event.
         topic: String,
         /// What the encoder said.
-        source: BoxError,
+        reason: BoxError,
     },
 
     /// The message is larger than its limit, [`OutboxEvent::max_bytes`](crate::OutboxEvent::max_bytes).

@@ -107,9 +107,9 @@ pub trait OutboxEvent {
     /// The kinds of [`Error`] for which [`Error::is_invalid_event`] holds.
     fn message(&self) -> Result<Message, Error> {
         let topic = self.topic().into_owned();
-        let payload = self.encode().map_err(|source| Error::Encode {
+        let payload = self.encode().map_err(|reason| Error::Encode {
             topic: topic.clone(),
-            source,
+            reason,
         })?;
         let mut headers = self.headers();
         if let Some(content_type) = self.content_type()

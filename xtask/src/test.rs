@@ -9,7 +9,16 @@ use anyhow::Result;
 use outbox_test_servers::kafka;
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 4] = ["", "postgres", "sqlite", "postgres,async"];
+const FEATURES: [&str; 8] = [
+    "",
+    "async",
+    "postgres",
+    "sqlite",
+    "postgres,async",
+    "runner",
+    "sqlite,runner",
+    "postgres,kafka",
+];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -56,7 +56,7 @@ pub trait Executor<Mode> {
     message = "the outbox does not know the database `{Self}`",
     note = "enable its feature of `outbox`: `postgres` or `sqlite`"
 )]
-pub trait OutboxBackend: Backend {
+pub trait OutboxBackend: Backend + sealed::Sealed {
     /// The most rows that one statement of [`many`](Self::many) may write.
     #[doc(hidden)]
     const MAX_ROWS: usize;
@@ -74,6 +74,17 @@ pub trait OutboxBackend: Backend {
     /// Inserts up to [`MAX_ROWS`](Self::MAX_ROWS) messages.
     #[doc(hidden)]
     fn many(messages: &[Message]) -> Self::Many<'_>;
+}
+
+/// The SQL of a database is the outbox's own business, so no others can be added from outside.
+mod sealed {
+    pub trait Sealed {}
+
+    #[cfg(feature = "postgres")]
+    impl Sealed for diesel::pg::Pg {}
+
+    #[cfg(feature = "sqlite")]
+    impl Sealed for diesel::sqlite::Sqlite {}
 }
 
 /// The columns that a writer fills; all others are the database's own.

@@ -287,7 +287,7 @@ impl StoredMessage {
 #[derive(Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
-    source: BoxError,
+    reason: BoxError,
 }
 
 /// What a runner does about a [`StoreError`].
@@ -303,18 +303,18 @@ pub enum StoreErrorKind {
 
 impl StoreError {
     /// An error that will pass.
-    pub fn unavailable(source: impl Into<BoxError>) -> Self {
+    pub fn unavailable(reason: impl Into<BoxError>) -> Self {
         Self {
             kind: StoreErrorKind::Unavailable,
-            source: source.into(),
+            reason: reason.into(),
         }
     }
 
     /// An error that somebody has to see to. The text should name the remedy.
-    pub fn fatal(source: impl Into<BoxError>) -> Self {
+    pub fn fatal(reason: impl Into<BoxError>) -> Self {
         Self {
             kind: StoreErrorKind::Fatal,
-            source: source.into(),
+            reason: reason.into(),
         }
     }
 
@@ -328,18 +328,15 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             StoreErrorKind::Unavailable => {
-                write!(f, "the database is unavailable: {}", self.source)
+                write!(f, "the database is unavailable: {}", self.reason)
             }
-            StoreErrorKind::Fatal => write!(f, "the database can't be used: {}", self.source),
+            StoreErrorKind::Fatal => write!(f, "the database can't be used: {}", self.reason),
         }
     }
 }
 
-impl std::error::Error for StoreError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.source)
-    }
-}
+// The cause is part of the text, so it is not told as the source once more.
+impl std::error::Error for StoreError {}
 
 impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {

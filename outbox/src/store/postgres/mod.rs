@@ -24,8 +24,9 @@ type Connection = Object<AsyncPgConnection>;
 
 /// The outbox of a PostgreSQL database, version 13 or later.
 ///
-/// It uses up to four connections, opens them when they are needed, and holds no transaction and no
-/// session state between calls, so PgBouncer's transaction mode works.
+/// It uses up to four connections, and opens them when they are needed. Each call is one statement, so
+/// no transaction and no lock is held between calls. Statements are prepared by name: behind PgBouncer
+/// in transaction mode this needs PgBouncer 1.21 or later with `max_prepared_statements` above 0.
 ///
 /// ```no_run
 /// let store = outbox::store::PostgresStore::new("postgres://shop@localhost/shop")?;
