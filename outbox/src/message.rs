@@ -197,10 +197,10 @@ impl Message {
         }
     }
 
-    /// The rules of [`check`](Self::check) that a broker's client can't survive being broken, for
-    /// rows that were written by plain SQL.
+    /// Why this message can never be sent, for stores that read rows which anybody may have written:
+    /// an illegal topic name, or a header name that brokers' clients can't take.
     #[cfg(feature = "runner")]
-    pub(crate) fn defect(&self) -> Option<String> {
+    pub fn defect(&self) -> Option<String> {
         if let Err(reason) = topic::check(&self.topic) {
             return Some(format!("{:?} is not a topic name: {reason}", self.topic));
         }

@@ -97,8 +97,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return Ok(());
         };
         if admitted.to_send.is_empty() {
-            // All of it waits for something else; what that is gives notice.
-            reader.brought_nothing();
+            // Unless some of it was parked, all of it waits for something else.
+            if admitted.to_park.is_empty() {
+                reader.brought_nothing();
+            }
             return Ok(());
         }
         let delivery = self.send(&admitted.to_send).await;
@@ -131,6 +133,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         {
             // They are read again. What was admitted besides goes on.
             tracing::warn!("messages could not be parked: {error}");
+            for stored in &admitted.defective {
+                if let Some(key) = stored.message.ordering_key().fingerprint() {
+                    self.tracker.release(key);
+                }
+            }
         }
         Some(admitted)
     }

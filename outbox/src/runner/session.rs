@@ -132,8 +132,28 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         }
     }
 
-    /// Gives messages to the sink, which takes no more of them when the leases come to their end.
+    /// Gives messages to the sink. Those that can never be sent count as refused without being given to
+    /// it; only retries of parked messages have such among them, one a key.
     pub(super) async fn send(&self, messages: &[StoredMessage]) -> Delivery {
+        if messages.iter().all(|stored| stored.defect.is_none()) {
+            return self.send_sound(messages).await;
+        }
+        let sound = messages.iter().filter(|stored| stored.defect.is_none());
+        let sound: Vec<_> = sound.cloned().collect();
+        let defects: Vec<_> = messages.iter().map(|m| m.defect.clone()).collect();
+        let delivery = self.send_sound(&sound).await;
+        Delivery::new(async move {
+            let mut outcomes = delivery.await.into_iter();
+            let outcome = |defect: Option<String>| match defect {
+                Some(reason) => Err(SinkError::rejected(reason)),
+                None => outcomes.next().unwrap_or_else(|| Err(untold())),
+            };
+            defects.into_iter().map(outcome).collect()
+        })
+    }
+
+    /// The sink takes no more messages when the leases come to their end.
+    async fn send_sound(&self, messages: &[StoredMessage]) -> Delivery {
         let sink = &self.runner.sink;
         let deadline = *self.lock_until() - sink.delivery_timeout();
         let _one_at_a_time = self.sending.lock().await;
@@ -150,9 +170,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
             Ok(outcomes) => outcomes,
             Err(_) => vec![Err(panicked()); count],
         };
-        outcomes.resize_with(count, || {
-            Err(SinkError::unavailable("the sink told no outcome"))
-        });
+        outcomes.resize_with(count, || Err(untold()));
         outcomes
     }
 
@@ -202,6 +220,10 @@ impl<S: Store, K: Sink> Runner<S, K> {
             .await
             .unwrap_or_else(|_| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))
     }
+}
+
+fn untold() -> SinkError {
+    SinkError::unavailable("the sink told no outcome, which is a defect of it")
 }
 
 fn panicked() -> SinkError {

@@ -105,13 +105,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let topic = stored.message.topic();
         match error.kind() {
             SinkErrorKind::TopicUnavailable => {
-                let mut suspensions = self.suspensions();
-                suspensions.suspend(topic, Instant::now());
-                tracing::warn!(topic, "a topic is unavailable: {error}");
-                self.runner.events.emit(|| RunnerEvent::Unavailable {
-                    topic: Some(topic.to_owned()),
-                    reason: error.to_string(),
-                });
+                if self.suspensions().suspend(topic, Instant::now()) {
+                    tracing::warn!(topic, "a topic is unavailable: {error}");
+                    self.runner.events.emit(|| RunnerEvent::Unavailable {
+                        topic: Some(topic.to_owned()),
+                        reason: error.to_string(),
+                    });
+                }
             }
             SinkErrorKind::Fatal => {
                 self.tracker.pause();
@@ -144,8 +144,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
         let mut suspensions = self.suspensions();
         if !suspensions.is_empty() {
+            // In the order of the batch, and a part of it.
+            let mut delivered = delivered.iter().peekable();
             for stored in &batch.messages {
-                if delivered.contains(&stored.position) {
+                if delivered.next_if_eq(&&stored.position).is_some() {
                     suspensions.recover(stored.message.topic());
                 }
             }

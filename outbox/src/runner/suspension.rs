@@ -18,10 +18,10 @@ struct Suspension {
 }
 
 impl Suspensions {
-    /// Suspends a topic from now on. Reports of the same trial count once.
-    pub(super) fn suspend(&mut self, topic: &str, now: Instant) {
+    /// Suspends a topic from now on. Reports of the same trial count once: false if it is suspended.
+    pub(super) fn suspend(&mut self, topic: &str, now: Instant) -> bool {
         match self.0.get_mut(topic) {
-            Some(suspension) if suspension.until > now => {}
+            Some(suspension) if suspension.until > now => return false,
             Some(suspension) => {
                 suspension.pause = (suspension.pause * 2).min(LONGEST);
                 suspension.until = now + suspension.pause;
@@ -34,6 +34,7 @@ impl Suspensions {
                 self.0.insert(topic.to_owned(), suspension);
             }
         }
+        true
     }
 
     /// The topics to pass over now.
@@ -63,8 +64,8 @@ mod tests {
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            suspensions.suspend("t", now);
-            suspensions.suspend("t", now);
+            assert!(suspensions.suspend("t", now));
+            assert!(!suspensions.suspend("t", now));
             let start = now;
             while !suspensions.topics(now).is_empty() {
                 now += Duration::from_millis(100);
@@ -73,7 +74,7 @@ mod tests {
         }
         assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 10000, 10000, 10000]);
         suspensions.recover("t");
-        suspensions.suspend("t", now);
+        assert!(suspensions.suspend("t", now));
         assert_eq!(suspensions.topics(now + FIRST), Vec::<String>::new());
     }
 }

@@ -243,7 +243,7 @@ impl Tracker {
             to_send: Vec::with_capacity(read.len()),
             ..Admitted::default()
         };
-        let mut defective_keys = HashSet::new();
+        let mut defective_keys = Vec::new();
         for stored in read {
             let Some(lane) = state.lanes.get(&stored.position.lane) else {
                 continue;
@@ -252,26 +252,20 @@ impl Tracker {
                 continue;
             }
             // The key is only looked at when there is anything to compare it with.
-            if !state.held.is_empty() || !defective_keys.is_empty() {
-                let key = stored.message.ordering_key().fingerprint();
-                if key.is_some_and(|key| defective_keys.contains(&key)) {
+            if !state.held.is_empty()
+                && let Some(key) = stored.message.ordering_key().fingerprint()
+                && let Some(held) = state.held.get(&key)
+            {
+                if matches!(held.hold, Hold::Parked { .. }) {
                     admitted.to_park.push(stored);
-                    continue;
                 }
-                match key
-                    .and_then(|key| state.held.get(&key))
-                    .map(|held| held.hold)
-                {
-                    Some(Hold::Parked { .. }) => {
-                        admitted.to_park.push(stored);
-                        continue;
-                    }
-                    Some(Hold::Until(_) | Hold::Released) => continue,
-                    None => {}
-                }
+                continue;
             }
             if stored.defect.is_some() {
-                defective_keys.extend(stored.message.ordering_key().fingerprint());
+                if let Some(key) = stored.message.ordering_key().fingerprint() {
+                    state.park_key(stored.position.lane, key);
+                    defective_keys.push(key);
+                }
                 admitted.defective.push(stored);
                 continue;
             }
@@ -282,6 +276,13 @@ impl Tracker {
             state.admitted += 1;
         }
         admitted.number = state.admitted;
+        // What stands before the defect may be in this very batch.
+        for key in defective_keys {
+            let held = state.held.get_mut(&key).map(|held| &mut held.hold);
+            if let Some(Hold::Parked { since, .. }) = held {
+                *since = admitted.number;
+            }
+        }
         Some(admitted)
     }
 
@@ -332,12 +333,7 @@ impl Tracker {
 
     /// Holds a key because it is parked.
     pub(super) fn hold_parked(&self, lane: i16, key: u64) {
-        let mut state = self.lock();
-        let hold = Hold::Parked {
-            since: state.admitted,
-            retrying: false,
-        };
-        state.held.insert(key, Held { lane, hold });
+        self.lock().park_key(lane, key);
     }
 
     /// Whether anything may be parked.
@@ -435,6 +431,14 @@ impl Lane {
 }
 
 impl State {
+    fn park_key(&mut self, lane: i16, key: u64) {
+        let hold = Hold::Parked {
+            since: self.admitted,
+            retrying: false,
+        };
+        self.held.insert(key, Held { lane, hold });
+    }
+
     fn take_off(&mut self, stored: &StoredMessage) {
         self.in_flight.insert(stored.position);
         self.bytes += stored.message.bytes();
@@ -622,6 +626,14 @@ mod tests {
         assert_eq!(ids(&admitted.to_send), [1, 4]);
         assert_eq!(ids(&admitted.defective), [2]);
         assert_eq!(ids(&admitted.to_park), [3]);
+        // Later ones too, also while what stands before it is in flight.
+        let later = read(&tracker, &[stored(5, "bad")]);
+        assert_eq!(ids(&later.to_park), [5]);
+        let due = DueMessage {
+            stored: stored(2, "bad"),
+            attempts: 1,
+        };
+        assert_eq!(tracker.admit_due(vec![due]), None);
     }
 
     #[test]
