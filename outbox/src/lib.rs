@@ -31,6 +31,10 @@ pub mod migrations;
 pub use outbox_derive::OutboxEvent;
 pub use uuid;
 
+#[cfg(feature = "avro")]
+pub use self::encode::Avro;
+#[cfg(feature = "protobuf")]
+pub use self::encode::Protobuf;
 pub use self::encode::{Bytes, Encoder, Json};
 pub use self::error::{BoxError, Error};
 pub use self::event::{DEFAULT_MAX_BYTES, OutboxEvent};
