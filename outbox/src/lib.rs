@@ -10,6 +10,8 @@
 
 extern crate self as outbox;
 
+#[cfg(feature = "cloudevents")]
+mod cloudevent;
 mod encode;
 mod error;
 mod event;
@@ -31,6 +33,8 @@ pub mod migrations;
 pub use outbox_derive::OutboxEvent;
 pub use uuid;
 
+#[cfg(feature = "cloudevents")]
+pub use self::cloudevent::CloudEvent;
 #[cfg(feature = "avro")]
 pub use self::encode::Avro;
 #[cfg(feature = "protobuf")]
