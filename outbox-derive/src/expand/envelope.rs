@@ -35,16 +35,8 @@ impl<'a> Expansion<'a> {
     /// What is behind a feature is imported once, so that a feature that is not enabled is one
     /// error.
     fn import_cloud_events(&self, span: Span) -> TokenStream {
-        let module = module();
-        let path = match &self.input.container.krate {
-            Some(path) => {
-                let path = &path.value;
-                quote!(#path)
-            }
-            None => quote!(::outbox),
-        };
-        let item = show_at(span, quote!(cloudevents as #module));
-        quote!(use #path::__::#item;)
+        let (krate, module) = (&self.krate, module());
+        show_at(span, quote!(use #krate::cloudevents as #module;))
     }
 
     fn cloud_event(
