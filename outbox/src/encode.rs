@@ -11,6 +11,8 @@ use crate::BoxError;
 
 #[cfg(feature = "avro")]
 pub use self::avro::Avro;
+#[cfg(all(feature = "avro", feature = "schema-registry"))]
+pub(crate) use self::avro::write_avro;
 #[cfg(feature = "protobuf")]
 pub use self::protobuf::Protobuf;
 

@@ -19,6 +19,8 @@ mod header;
 mod key;
 mod message;
 mod publish;
+#[cfg(feature = "schema-registry")]
+pub mod registry;
 #[cfg(feature = "runner")]
 pub mod runner;
 #[cfg(feature = "runner")]
@@ -48,6 +50,8 @@ pub use self::message::{Message, OrderingKey};
 #[cfg(feature = "async")]
 pub use self::publish::Async;
 pub use self::publish::{Blocking, Executor, OutboxBackend, publish_all};
+#[cfg(feature = "schema-registry")]
+pub use self::registry::Confluent;
 pub use self::topic::MAX_TOPIC_BYTES;
 
 #[doc(hidden)]

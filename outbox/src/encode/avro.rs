@@ -60,8 +60,18 @@ impl<T: AvroSchema + Serialize> Encoder<T> for Avro {
     }
 }
 
+/// Writes the bare value behind what is in the buffer.
+#[cfg(feature = "schema-registry")]
+pub(crate) fn write_avro<T: AvroSchema + Serialize>(
+    value: &T,
+    payload: &mut Vec<u8>,
+) -> Result<(), BoxError> {
+    Writer::of::<T>()?.datum.write_ser(payload, value)?;
+    Ok(())
+}
+
 /// What is made once for each type.
-pub(crate) struct Writer {
+struct Writer {
     datum: GenericDatumWriter<'static>,
     single_object_header: Vec<u8>,
 }
@@ -71,7 +81,7 @@ static WRITERS: LazyLock<RwLock<HashMap<TypeId, &'static Writer>>> = LazyLock::n
 
 impl Writer {
     /// The writer of a type, which is made if there is none yet.
-    pub(crate) fn of<T: AvroSchema>() -> Result<&'static Self, BoxError> {
+    fn of<T: AvroSchema>() -> Result<&'static Self, BoxError> {
         // Types with lifetimes have no `TypeId` of their own, but one schema for all lifetimes.
         let id = typeid::of::<T>();
         // A writer is complete before it is put in, so a panic elsewhere leaves nothing half done.
