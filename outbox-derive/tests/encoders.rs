@@ -122,3 +122,17 @@ mod avro {
         assert!(error.to_string().contains("orders"), "{error}");
     }
 }
+
+#[test]
+fn a_generic_event_with_a_schema_registry_says_its_bound() {
+    use outbox::Confluent;
+    use outbox::registry::Format;
+
+    #[derive(Serialize, AvroSchema, OutboxEvent)]
+    #[outbox(topic = "orders", encode = Confluent<Avro>, bound = "Avro: Format<Self>")]
+    struct Changed<T: Serialize + apache_avro::AvroSchemaComponent> {
+        value: T,
+    }
+    // Not registered.
+    assert!(Changed { value: 1 }.message().is_err());
+}
