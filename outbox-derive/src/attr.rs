@@ -1,5 +1,7 @@
 //! Reading of `#[outbox(…)]`: what stands where, each with the span of its key.
 
+mod envelope;
+
 use std::collections::BTreeSet;
 
 use proc_macro2::{Span, TokenTree};
@@ -16,6 +18,8 @@ use crate::diagnostic::Errors;
 use crate::place::Place;
 use crate::rename::Rule;
 use crate::template::Template;
+
+pub(crate) use self::envelope::{CloudEvent, Envelope, Mode};
 
 /// A key and what it was set to.
 pub(crate) struct Setting<T> {
@@ -72,6 +76,7 @@ pub(crate) struct Settings {
     pub(crate) headers: Slot<Vec<HeaderSetting>>,
     pub(crate) id: Slot<Value>,
     pub(crate) tombstone: Slot<()>,
+    pub(crate) envelope: Slot<Envelope>,
     /// The keys that were meant, even if they could not be read. They aren't missing then.
     pub(crate) meant: BTreeSet<String>,
 }
@@ -143,6 +148,7 @@ impl Settings {
             "version" => entry.assign(&mut self.version, errors, Raw::parse, Raw::value),
             "id" => entry.assign(&mut self.id, errors, not_text, Ok),
             "headers" => entry.list(&mut self.headers, errors),
+            "envelope" => entry.envelope(&mut self.envelope, errors),
             _ => entry.flag(&mut self.tombstone, errors),
         }
     }
@@ -164,35 +170,46 @@ fn for_each(
             continue;
         };
         let parsed = list.parse_args_with(|input: ParseStream<'_>| {
-            while !input.is_empty() {
-                let understood = match input.call(Ident::parse_any) {
-                    Ok(key) if place.has(&key.to_string()) => {
-                        meant.insert(key.to_string());
-                        read(Entry { place, key, input }, errors)
-                    }
-                    Ok(key) => {
-                        let (message, near) = place.unknown(&key.to_string());
-                        errors.at(key.span(), message);
-                        meant.extend(near.map(str::to_owned));
-                        skip_value(input)?;
-                        false
-                    }
-                    Err(error) => {
-                        errors.at(error.span(), place.example(""));
-                        meant.insert("topic".to_owned());
-                        false
-                    }
-                };
-                if understood && !input.is_empty() && !input.peek(Token![,]) {
-                    errors.at(input.span(), "expected `,` between two attributes");
-                }
-                skip_behind_comma(input)?;
-            }
-            Ok(())
+            entries(input, place, errors, &mut meant, &mut read)
         });
         errors.ok(parsed);
     }
     meant
+}
+
+/// Goes through entries that are separated by commas.
+fn entries(
+    input: ParseStream<'_>,
+    place: Place,
+    errors: &mut Errors,
+    meant: &mut BTreeSet<String>,
+    read: &mut impl FnMut(Entry<'_>, &mut Errors) -> bool,
+) -> syn::Result<()> {
+    while !input.is_empty() {
+        let understood = match input.call(Ident::parse_any) {
+            Ok(key) if place.has(&key.to_string()) => {
+                meant.insert(key.to_string());
+                read(Entry { place, key, input }, errors)
+            }
+            Ok(key) => {
+                let (message, near) = place.unknown(&key.to_string());
+                errors.at(key.span(), message);
+                meant.extend(near.map(str::to_owned));
+                skip_value(input)?;
+                false
+            }
+            Err(error) => {
+                errors.at(error.span(), place.example(""));
+                meant.insert(place.first().to_owned());
+                false
+            }
+        };
+        if understood && !input.is_empty() && !input.peek(Token![,]) {
+            errors.at(input.span(), "expected `,` between two attributes");
+        }
+        skip_behind_comma(input)?;
+    }
+    Ok(())
 }
 
 /// Skips the value of a key that is not known. It may contain commas.

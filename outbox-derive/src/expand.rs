@@ -1,6 +1,8 @@
 //! The code that is generated. It names everything by absolute paths, so that it means the same
 //! beside types named `Result` or `Option` and without a prelude.
 
+mod envelope;
+
 use std::collections::BTreeMap;
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -26,6 +28,7 @@ pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
         expansion.content_type(),
         expansion.max_bytes(),
         Some(expansion.encode()),
+        expansion.envelope(),
     ];
     let generics = expansion.generics();
     let methods = methods.into_iter().flatten().collect();

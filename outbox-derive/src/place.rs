@@ -8,6 +8,8 @@ pub(crate) enum Place {
     Container,
     Variant,
     Field,
+    /// Inside `envelope = CloudEvent(…)`.
+    CloudEvent,
 }
 
 /// The attributes of a place, each with an example of its correct format.
@@ -25,6 +27,7 @@ const CONTAINER: &Known = &[
     ("tombstone", "tombstone"),
     ("encode", "encode = outbox::Bytes"),
     ("encode_with", "encode_with = path::to::function"),
+    ("envelope", r#"envelope = CloudEvent(source = "/shop")"#),
     ("max_bytes", "max_bytes = 500_000"),
     ("bound", r#"bound = "T: serde::Serialize""#),
     ("crate", "crate = path::to::outbox"),
@@ -39,6 +42,7 @@ const VARIANT: &Known = &[
     ("headers", r#"headers("tenant-id" = tenant_id)"#),
     ("id", "id = event_id"),
     ("tombstone", "tombstone"),
+    ("envelope", r#"envelope = CloudEvent(source = "/shop")"#),
 ];
 
 const FIELD: &Known = &[
@@ -48,12 +52,33 @@ const FIELD: &Known = &[
     ("header", r#"header = "tenant-id""#),
 ];
 
+const CLOUD_EVENT: &Known = &[
+    ("source", r#"envelope = CloudEvent(source = "/shop")"#),
+    (
+        "mode",
+        r#"envelope = CloudEvent(source = "/shop", mode = structured)"#,
+    ),
+    (
+        "subject",
+        r#"envelope = CloudEvent(source = "/shop", subject = order_id)"#,
+    ),
+    (
+        "time",
+        r#"envelope = CloudEvent(source = "/shop", time = placed_at)"#,
+    ),
+    (
+        "dataschema",
+        r#"envelope = CloudEvent(source = "/shop", dataschema = "https://shop.example/order")"#,
+    ),
+];
+
 impl Place {
     const fn known(self) -> &'static Known {
         match self {
             Self::Container => CONTAINER,
             Self::Variant => VARIANT,
             Self::Field => FIELD,
+            Self::CloudEvent => CLOUD_EVENT,
         }
     }
 
@@ -62,11 +87,17 @@ impl Place {
             Self::Container => "a type",
             Self::Variant => "a variant",
             Self::Field => "a field",
+            Self::CloudEvent => "a `CloudEvent`",
         }
     }
 
     pub(crate) fn has(self, key: &str) -> bool {
         self.known().iter().any(|(known, _)| *known == key)
+    }
+
+    /// The attribute that is needed first of all.
+    pub(crate) fn first(self) -> &'static str {
+        self.known().first().map_or("", |(name, _)| name)
     }
 
     /// The correct format of the attribute, or of the first one there is.
@@ -79,9 +110,14 @@ impl Place {
 
     /// What is wrong with a key that is not known here, and the key that was probably meant.
     pub(crate) fn unknown(self, key: &str) -> (String, Option<&'static str>) {
-        let elsewhere = [Self::Container, Self::Variant, Self::Field]
-            .into_iter()
-            .find(|place| place.has(key));
+        let elsewhere = [
+            Self::Container,
+            Self::Variant,
+            Self::Field,
+            Self::CloudEvent,
+        ]
+        .into_iter()
+        .find(|place| place.has(key));
         let near = nearest(key, self.known().iter().map(|(known, _)| *known));
         if let Some(elsewhere) = elsewhere {
             let message = format!(

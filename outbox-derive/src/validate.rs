@@ -1,5 +1,7 @@
 //! All checks that need more than one token, and the plan of what to generate that they leave.
 
+mod envelope;
+
 use std::collections::BTreeSet;
 
 use proc_macro2::Span;
@@ -11,6 +13,8 @@ use crate::ast::{Case, Field, Input, Shape};
 use crate::attr::{Container, HeaderSetting, Setting, Settings, Value};
 use crate::diagnostic::Errors;
 use crate::source::{Source, resolve};
+
+pub(crate) use self::envelope::PlannedEvent;
 
 /// The header that carries the schema version. Names that start with `outbox-` belong to the
 /// library, which would refuse one of them here.
@@ -40,6 +44,7 @@ pub(crate) struct Planned<'a> {
     pub(crate) max_bytes: Option<Source<'a>>,
     pub(crate) event_type: Source<'a>,
     pub(crate) headers: Vec<Header<'a>>,
+    pub(crate) envelope: Option<PlannedEvent<'a>>,
     pub(crate) tombstone: bool,
 }
 
@@ -52,6 +57,7 @@ impl<'a> Planned<'a> {
             .into_iter()
             .chain(optional.into_iter().flatten())
             .chain(headers)
+            .chain(self.envelope.iter().flat_map(PlannedEvent::sources))
     }
 }
 
@@ -81,6 +87,7 @@ pub(crate) fn validate<'a>(input: &'a Input, errors: &mut Errors) -> Option<Plan
     for case in cases {
         check_settings(&case.settings, errors);
     }
+    envelope::check_headers(input, errors);
     check_topic_given(input, errors);
 
     let mut resolver = Resolver::default();
@@ -138,6 +145,9 @@ fn check_settings(settings: &Settings, errors: &mut Errors) {
     }
     if let Some(partition) = &settings.partition {
         check_partition(&partition.value, errors);
+    }
+    if let Some(envelope) = &settings.envelope {
+        envelope::check(&envelope.value, errors);
     }
     let mut names = BTreeSet::new();
     for header in given(settings) {
@@ -355,6 +365,7 @@ impl Resolver {
         let max_bytes = container.max_bytes.as_ref();
         let max_bytes = max_bytes.and_then(|max| self.source(&max.value, case, errors));
         let headers = self.headers(outer, case, version, errors);
+        let envelope = self.envelope(outer, case, errors);
 
         let tombstone = own.tombstone.as_ref().or(outer.tombstone.as_ref());
         if let Some(tombstone) = tombstone
@@ -376,6 +387,7 @@ impl Resolver {
             max_bytes,
             event_type: event_type?,
             headers,
+            envelope,
             tombstone: tombstone.is_some(),
         })
     }

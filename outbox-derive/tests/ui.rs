@@ -21,6 +21,7 @@ fn ui() {
             "partition",
             "headers",
             "encode",
+            "envelope",
             "names",
             "shape",
             "field",

@@ -13,9 +13,12 @@ pub use std::vec::Vec;
 
 pub use uuid::Uuid;
 
-pub use crate::{BoxError, Encoder, Headers, Json, OutboxEvent};
+pub use crate::{BoxError, Encoder, Error, Headers, Json, Message, OutboxEvent};
 
 use crate::AsBytes;
+
+#[cfg(feature = "cloudevents")]
+pub mod cloudevents;
 
 /// Checks a topic at compile time.
 ///
@@ -101,7 +104,7 @@ impl IntoPayload for Option<Vec<u8>> {
 
 /// Text that needs no conversion.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be a topic or an event type",
+    message = "`{Self}` can't be a topic, an event type or a URI",
     label = "not text",
     note = "give `&str`, `String` or `Cow<str>`; a value that is `Display` can stand in a template: `\"orders-{{region}}\"`"
 )]

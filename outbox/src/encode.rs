@@ -1,8 +1,20 @@
 //! Encoders: how an event becomes bytes.
 
+#[cfg(feature = "avro")]
+mod avro;
+#[cfg(feature = "protobuf")]
+mod protobuf;
+
 use serde::Serialize;
 
 use crate::BoxError;
+
+#[cfg(feature = "avro")]
+pub use self::avro::Avro;
+#[cfg(all(feature = "avro", feature = "schema-registry"))]
+pub(crate) use self::avro::write_avro;
+#[cfg(feature = "protobuf")]
+pub use self::protobuf::Protobuf;
 
 /// Turns values of a type into payloads. `#[outbox(encode = …)]` names one.
 ///
@@ -39,6 +51,7 @@ use crate::BoxError;
     message = "`{T}` can't be encoded by `{Self}`",
     label = "no encoder of `{T}`",
     note = "for `Json`, the default, add `#[derive(serde::Serialize)]` to `{T}`; for `Bytes`, implement `AsRef<[u8]>`",
+    note = "for `Protobuf`, add `#[derive(prost::Message)]`; for `Avro`, `#[derive(serde::Serialize, apache_avro::AvroSchema)]`",
     note = "`#[outbox(encode = …)]` names another encoder, and `#[outbox(encode_with = …)]` a function"
 )]
 pub trait Encoder<T: ?Sized> {

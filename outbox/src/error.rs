@@ -67,6 +67,19 @@ pub enum Error {
         reason: BoxError,
     },
 
+    /// The event can't be put into its envelope.
+    #[error(
+        "the attribute {attribute:?} of the CloudEvent for topic {topic:?} is not valid: {reason}"
+    )]
+    InvalidEnvelope {
+        /// The topic of the event.
+        topic: String,
+        /// The name of the attribute, or `data` for the payload.
+        attribute: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+
     /// The message is larger than its limit, [`OutboxEvent::max_bytes`](crate::OutboxEvent::max_bytes).
     #[error(
         "an event for topic {topic:?} takes {bytes} bytes (key, headers and payload), more than \

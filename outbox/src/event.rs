@@ -99,7 +99,46 @@ pub trait OutboxEvent {
     /// Whatever keeps the event from being encoded; the transaction then fails.
     fn encode(&self) -> Result<Option<Vec<u8>>, BoxError>;
 
-    /// The message that this event becomes, checked against all that is known to be refused by a
+    /// Puts the message that this event becomes into an envelope: adds headers, or wraps the payload.
+    /// By default it stays as it is. [`message`](Self::message) calls it, before it checks the
+    /// message.
+    ///
+    /// With the feature `cloudevents` there is the envelope `CloudEvent`, which the derive knows; any
+    /// other can be made here:
+    ///
+    /// ```
+    /// use std::borrow::Cow;
+    /// use outbox::{BoxError, Error, Message, OutboxEvent};
+    ///
+    /// struct Reading(u8);
+    ///
+    /// impl OutboxEvent for Reading {
+    ///     fn topic(&self) -> Cow<'_, str> {
+    ///         "readings".into()
+    ///     }
+    ///
+    ///     fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+    ///         Ok(Some(vec![self.0]))
+    ///     }
+    ///
+    ///     fn envelope(&self, message: Message) -> Result<Message, Error> {
+    ///         let framed = [b"v1:", message.payload().unwrap_or_default()].concat();
+    ///         Ok(message.with_payload(framed))
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Reading(7).message()?.payload(), Some(&b"v1:\x07"[..]));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the message from being put into the envelope; the transaction then fails.
+    fn envelope(&self, message: Message) -> Result<Message, Error> {
+        Ok(message)
+    }
+
+    /// The message that this event becomes, in its envelope and checked against all that is known to be refused by a
     /// broker.
     ///
     /// # Errors
@@ -126,6 +165,7 @@ pub trait OutboxEvent {
             payload,
             event_type: self.event_type().map(Cow::into_owned),
         };
+        let message = self.envelope(message)?;
         message.check(self.max_bytes())?;
         Ok(message)
     }
@@ -185,6 +225,9 @@ macro_rules! forward {
             fn content_type(&self) -> Option<Cow<'_, str>> { (**self).content_type() }
             fn max_bytes(&self) -> usize { (**self).max_bytes() }
             fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> { (**self).encode() }
+            fn envelope(&self, message: Message) -> Result<Message, Error> {
+                (**self).envelope(message)
+            }
             fn message(&self) -> Result<Message, Error> { (**self).message() }
         }
     )+};

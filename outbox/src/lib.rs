@@ -10,6 +10,8 @@
 
 extern crate self as outbox;
 
+#[cfg(feature = "cloudevents")]
+mod cloudevent;
 mod encode;
 mod error;
 mod event;
@@ -17,6 +19,8 @@ mod header;
 mod key;
 mod message;
 mod publish;
+#[cfg(feature = "schema-registry")]
+pub mod registry;
 #[cfg(feature = "runner")]
 pub mod runner;
 #[cfg(feature = "runner")]
@@ -31,6 +35,12 @@ pub mod migrations;
 pub use outbox_derive::OutboxEvent;
 pub use uuid;
 
+#[cfg(feature = "cloudevents")]
+pub use self::cloudevent::CloudEvent;
+#[cfg(feature = "avro")]
+pub use self::encode::Avro;
+#[cfg(feature = "protobuf")]
+pub use self::encode::Protobuf;
 pub use self::encode::{Bytes, Encoder, Json};
 pub use self::error::{BoxError, Error};
 pub use self::event::{DEFAULT_MAX_BYTES, OutboxEvent};
@@ -40,6 +50,8 @@ pub use self::message::{Message, OrderingKey};
 #[cfg(feature = "async")]
 pub use self::publish::Async;
 pub use self::publish::{Blocking, Executor, OutboxBackend, publish_all};
+#[cfg(feature = "schema-registry")]
+pub use self::registry::Confluent;
 pub use self::topic::MAX_TOPIC_BYTES;
 
 #[doc(hidden)]

@@ -10,6 +10,8 @@ use crate::{Error, Message};
 #[derive(Debug)]
 pub enum Async {}
 
+// So that errors tell what the trait says, and not only which of diesel's is missing.
+#[diagnostic::do_not_recommend]
 impl<C> Executor<Async> for C
 where
     C: AsyncConnection,

@@ -7,6 +7,8 @@ const TOPIC: &str = "orders";
 #[derive(::outbox::OutboxEvent)]
 #[outbox(topic = TOPIC, key = "{id}-{name}", partition = id, encode = ::outbox::Bytes)]
 #[outbox(headers(name = name, id = self.id, next = self.id + 1), version = 3, max_bytes = 500)]
+#[outbox(envelope = CloudEvent(source = "/{name}", subject = id, time = "2018-04-05T17:31:00Z",
+    dataschema = "urn:{id}", mode = structured))]
 pub struct Struct<'a, const N: usize> {
     pub id: u32,
     #[outbox(header = "region")]
@@ -28,7 +30,7 @@ pub enum Enum {
     Tuple(u8),
     #[outbox(topic = "other", key = a)]
     Struct { a: ::std::option::Option<u8> },
-    #[outbox(topic = TOPIC, key = "unit", tombstone)]
+    #[outbox(topic = TOPIC, key = "unit", tombstone, envelope = CloudEvent(source = TOPIC))]
     Unit,
 }
 

@@ -15,8 +15,13 @@ struct Path(u8);
 #[outbox(topic = "orders", key = self.0, crate = "crate::vendored::inner")]
 struct Quoted(u8);
 
+#[derive(serde::Serialize, mailbox::OutboxEvent)]
+#[outbox(crate = "vendored::inner", topic = "orders", envelope = mailbox::CloudEvent(source = "/"))]
+struct Enveloped;
+
 fn main() {
     use mailbox::OutboxEvent as _;
+    assert!(Enveloped.message().is_ok());
     assert!(Path(1).message().is_ok());
     assert!(Quoted(1).message().is_ok());
 }

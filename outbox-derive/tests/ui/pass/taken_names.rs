@@ -13,6 +13,9 @@ struct Ok;
 struct Headers;
 struct Json;
 struct Uuid;
+struct CloudEvent;
+struct Message;
+struct Error;
 trait Into {}
 mod outbox {}
 mod std {}
@@ -25,6 +28,7 @@ macro_rules! format {
 
 #[derive(::serde::Serialize, ::outbox::OutboxEvent)]
 #[outbox(topic = "orders", key = "{id}-{key}", partition = partition, version = 3)]
+#[outbox(envelope = CloudEvent(source = "/{event}", subject = message))]
 #[outbox(headers(id = id, two = *id * 2, all = headers, me = self.id))]
 struct Event {
     id: u32,
@@ -35,6 +39,8 @@ struct Event {
     topic: u8,
     #[outbox(header)]
     value: u8,
+    event: u8,
+    message: u8,
 }
 
 fn main() {
@@ -45,6 +51,8 @@ fn main() {
         headers: 3,
         topic: 4,
         value: 5,
+        event: 6,
+        message: 7,
     };
     let message = ::outbox::OutboxEvent::message(&event).unwrap();
     assert_eq!(message.headers().first("all"), ::std::option::Option::Some(&b"3"[..]));
