@@ -176,12 +176,12 @@ mod avro {
         ] {
             assert!(text.contains(expected), "{text}");
         }
-        let Error::Encode { source, .. } = error else {
+        let Error::Encode { reason, .. } = error else {
             panic!("{error}");
         };
-        let source = source.downcast::<NotRegistered>().unwrap();
-        assert_eq!(source.topic(), "orders-mars");
-        assert!(source.type_name().ends_with("avro::OrderPlaced"));
+        let reason = source.downcast::<NotRegistered>().unwrap();
+        assert_eq!(reason.topic(), "orders-mars");
+        assert!(reason.type_name().ends_with("avro::OrderPlaced"));
     }
 
     #[tokio::test]
