@@ -179,7 +179,7 @@ mod avro {
         let Error::Encode { reason, .. } = error else {
             panic!("{error}");
         };
-        let reason = source.downcast::<NotRegistered>().unwrap();
+        let reason = reason.downcast::<NotRegistered>().unwrap();
         assert_eq!(reason.topic(), "orders-mars");
         assert!(reason.type_name().ends_with("avro::OrderPlaced"));
     }
