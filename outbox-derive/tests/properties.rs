@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use outbox::{BoxError, Encoder, Headers, Json, Message, OutboxEvent};
+use outbox::{BoxError, CloudEvent, Encoder, Error, Headers, Json, Message, OutboxEvent};
 use proptest::prelude::*;
 use serde::Serialize;
 use uuid::Uuid;
@@ -154,6 +154,114 @@ impl<T: Serialize> OutboxEvent for CustomerByHand<T> {
     }
 }
 
+const TIME: &str = "2018-04-05T17:31:00Z";
+
+#[derive(Clone, Debug, Serialize, OutboxEvent)]
+#[outbox(topic = "readings", id = Uuid::nil(), event_type = kind, headers("ce_unit" = unit))]
+#[outbox(envelope = CloudEvent(source = "/sensors/{sensor}", subject = subject, time = TIME))]
+enum Reading {
+    Binary {
+        kind: String,
+        unit: Option<String>,
+        sensor: String,
+        subject: Option<String>,
+    },
+    #[outbox(envelope = CloudEvent(source = sensor, mode = structured, time = TIME,
+        dataschema = "urn:{kind}"))]
+    Structured {
+        kind: String,
+        unit: Option<String>,
+        sensor: String,
+        subject: Option<String>,
+    },
+}
+
+struct ReadingByHand(Reading);
+
+impl ReadingByHand {
+    fn parts(&self) -> (&str, &Option<String>, &str, &Option<String>) {
+        let (Reading::Binary {
+            kind,
+            unit,
+            sensor,
+            subject,
+        }
+        | Reading::Structured {
+            kind,
+            unit,
+            sensor,
+            subject,
+        }) = &self.0;
+        (kind, unit, sensor, subject)
+    }
+}
+
+impl OutboxEvent for ReadingByHand {
+    fn topic(&self) -> Cow<'_, str> {
+        "readings".into()
+    }
+
+    fn headers(&self) -> Headers {
+        let (_, unit, ..) = self.parts();
+        unit.iter().map(|unit| ("ce_unit", unit)).collect()
+    }
+
+    fn event_type(&self) -> Option<Cow<'_, str>> {
+        Some(self.parts().0.into())
+    }
+
+    fn id(&self) -> Uuid {
+        Uuid::nil()
+    }
+
+    fn content_type(&self) -> Option<Cow<'_, str>> {
+        Some("application/json".into())
+    }
+
+    fn encode(&self) -> Result<Option<Vec<u8>>, BoxError> {
+        Json::encode(&self.0)
+    }
+
+    fn envelope(&self, message: Message) -> Result<Message, Error> {
+        let (kind, _, sensor, subject) = self.parts();
+        let event = match self.0 {
+            Reading::Binary { .. } => {
+                let event = CloudEvent::new(format!("/sensors/{sensor}"));
+                match subject {
+                    Some(subject) => event.with_subject(subject),
+                    None => event,
+                }
+            }
+            Reading::Structured { .. } => CloudEvent::new(sensor)
+                .with_dataschema(format!("urn:{kind}"))
+                .structured(),
+        };
+        event.with_time(TIME).wrap(message)
+    }
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    // Some are no URI, and some are empty or contain control characters.
+    let text = || prop_oneof!["[a-z0-9._-]{1,8}", any::<String>()];
+    let optional = || prop::option::of(text());
+    (any::<bool>(), text(), optional(), text(), optional()).prop_map(
+        |(is_binary, kind, unit, sensor, subject)| match is_binary {
+            true => Reading::Binary {
+                kind,
+                unit,
+                sensor,
+                subject,
+            },
+            false => Reading::Structured {
+                kind,
+                unit,
+                sensor,
+                subject,
+            },
+        },
+    )
+}
+
 fn order() -> impl Strategy<Value = Order> {
     // Some regions make illegal topics, and some partitions are too large.
     let region = prop_oneof!["[a-z0-9._-]{1,8}", any::<String>()];
@@ -211,5 +319,11 @@ proptest! {
     fn enums(customer in customer()) {
         let by_hand = CustomerByHand(customer.clone());
         prop_assert_eq!(outcome(&customer, false), outcome(&by_hand, false));
+    }
+
+    #[test]
+    fn envelopes(reading in reading()) {
+        let by_hand = ReadingByHand(reading.clone());
+        prop_assert_eq!(outcome(&reading, true), outcome(&by_hand, true));
     }
 }

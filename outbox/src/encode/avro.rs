@@ -43,7 +43,7 @@ use crate::BoxError;
 /// ```
 ///
 /// `#[derive(AvroSchema)]` needs `apache-avro` in the user's own Cargo.toml, of the version that
-/// this crate uses (0.22), with its feature `derive`.
+/// this crate uses (0.22), with its feature `derive`, and `serde_json`.
 #[derive(Clone, Copy, Debug)]
 pub struct Avro;
 
