@@ -58,3 +58,56 @@ pub fn diesel_program() -> Result<PathBuf> {
 fn variable(name: &str) -> Result<String> {
     env::var(name).with_context(|| format!("{name} is not set: run `cargo xtask test`"))
 }
+
+/// Makes a test of each function for each database. Those on PostgreSQL need servers.
+///
+/// ```text
+/// fn it_works<D: Database>() -> Result<()> { … }
+///
+/// outbox_tests::on_each_database!(fn: it_works);
+/// ```
+///
+/// `async fn:` makes tests of async functions.
+#[macro_export]
+macro_rules! on_each_database {
+    (fn: $($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[test]
+                fn $test() -> anyhow::Result<()> {
+                    super::$test::<$crate::database::SqliteFile>()
+                }
+            )+
+        }
+
+        mod postgres {
+            $(
+                #[test]
+                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+                fn $test() -> anyhow::Result<()> {
+                    super::$test::<$crate::database::Postgres>()
+                }
+            )+
+        }
+    };
+    (async fn: $($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $test() -> anyhow::Result<()> {
+                    super::$test::<$crate::database::SqliteFile>().await
+                }
+            )+
+        }
+
+        mod postgres {
+            $(
+                #[tokio::test]
+                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+                async fn $test() -> anyhow::Result<()> {
+                    super::$test::<$crate::database::Postgres>().await
+                }
+            )+
+        }
+    };
+}

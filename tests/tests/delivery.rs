@@ -1,6 +1,6 @@
 //! From a transaction to the topic: what is committed arrives, in order, and nothing else does.
 //!
-//! Each test runs on every database, see [`on_each_database`]. The brokers are real where
+//! Each test runs on every database, see `on_each_database`. The brokers are real where
 //! `cargo xtask test` started some, and else rdkafka's own in this process.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use diesel::result::Error as DieselError;
 use outbox::runner::{Report, Runner, RunnerThread};
 use outbox::sink::KafkaSink;
 use outbox::{Message, OutboxEvent, publish_all};
-use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::database::{Database, Postgres};
 use outbox_tests::topic::{Arrived, Kafka, Topic};
 use serde::Serialize;
 use uuid::Uuid;
@@ -406,33 +406,8 @@ fn a_graceful_stop_settles_what_was_delivered<D: Database>() -> Result<()> {
     Ok(())
 }
 
-/// Makes a test of each function for each database.
-macro_rules! on_each_database {
-    ($($test:ident),+ $(,)?) => {
-        mod sqlite {
-            use super::*;
-            $(
-                #[test]
-                fn $test() -> Result<()> {
-                    super::$test::<SqliteFile>()
-                }
-            )+
-        }
-
-        mod postgres {
-            use super::*;
-            $(
-                #[test]
-                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-                fn $test() -> Result<()> {
-                    super::$test::<Postgres>()
-                }
-            )+
-        }
-    };
-}
-
-on_each_database!(
+outbox_tests::on_each_database!(
+    fn:
     what_is_committed_arrives,
     what_is_rolled_back_does_not_arrive,
     a_savepoint_that_is_rolled_back_does_not_arrive,

@@ -356,33 +356,8 @@ async fn dropping_the_future_loses_nothing<D: Database>() -> Result<()> {
     Ok(())
 }
 
-/// Makes a test of each function for each database.
-macro_rules! on_each_database {
-    ($($test:ident),+ $(,)?) => {
-        mod sqlite {
-            use super::*;
-            $(
-                #[tokio::test]
-                async fn $test() -> Result<()> {
-                    super::$test::<SqliteFile>().await
-                }
-            )+
-        }
-
-        mod postgres {
-            use super::*;
-            $(
-                #[tokio::test]
-                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-                async fn $test() -> Result<()> {
-                    super::$test::<Postgres>().await
-                }
-            )+
-        }
-    };
-}
-
-on_each_database!(
+outbox_tests::on_each_database!(
+    async fn:
     an_unavailable_sink_loses_and_reorders_nothing,
     a_refused_message_holds_up_its_key_only,
     a_parked_key_survives_its_runner,

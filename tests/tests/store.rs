@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use diesel::Connection as _;
 use outbox::store::{Lease, Position, ReadRequest, RunnerId, Store, StoreErrorKind, StoredMessage};
 use outbox::{Message, publish_all};
-use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::database::{Database, Postgres};
 use uuid::Uuid;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -163,32 +163,8 @@ async fn without_its_tables_it_is_refused(store: impl Store) {
     assert!(error.to_string().contains("run the migrations"), "{error}");
 }
 
-macro_rules! on_each_database {
-    ($($test:ident),+ $(,)?) => {
-        mod sqlite {
-            use super::*;
-            $(
-                #[tokio::test]
-                async fn $test() -> Result<()> {
-                    super::$test::<SqliteFile>().await
-                }
-            )+
-        }
-
-        mod postgres {
-            use super::*;
-            $(
-                #[tokio::test]
-                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-                async fn $test() -> Result<()> {
-                    super::$test::<Postgres>().await
-                }
-            )+
-        }
-    };
-}
-
-on_each_database!(
+outbox_tests::on_each_database!(
+    async fn:
     a_lane_has_one_owner,
     a_runner_that_lost_its_lease_cannot_settle,
     an_ended_lease_settles_nothing,

@@ -77,9 +77,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             self.runner.settings.on_rejection,
             OnRejection::DeadLetter { .. }
         );
-        let sorted = sort(&batch.messages, outcomes, refusals_hold_up, |key| {
-            holds_any && self.tracker.is_held(key)
-        });
+        let sorted = sort(
+            &batch.messages,
+            outcomes,
+            refusals_hold_up,
+            holds_any,
+            |key| self.tracker.is_held(key),
+        );
         // All of this before anything is awaited, so that no read passes a failure.
         for (index, error) in sorted.failed {
             let stored = &batch.messages[index];
@@ -374,14 +378,17 @@ fn sort(
     messages: &[StoredMessage],
     outcomes: Vec<Outcome>,
     refusals_hold_up: bool,
+    holds_any: bool,
     is_held: impl Fn(u64) -> bool,
 ) -> Sorted {
     let mut sorted = Sorted::default();
     sorted.delivered.reserve(messages.len());
     let mut broken = HashSet::new();
     for (index, (stored, outcome)) in messages.iter().zip(outcomes).enumerate() {
-        let key = stored.message.ordering_key().fingerprint();
-        let behind_failure = key.is_some_and(|key| broken.contains(&key) || is_held(key));
+        // The key is only looked at when there is anything to compare it with.
+        let key = || stored.message.ordering_key().fingerprint();
+        let behind_failure = (holds_any || !broken.is_empty())
+            && key().is_some_and(|key| broken.contains(&key) || is_held(key));
         match outcome {
             Ok(()) if behind_failure => {}
             Ok(()) => sorted.delivered.push(stored.position),
@@ -389,12 +396,12 @@ fn sort(
             Err(error) if behind_failure && error.kind() == SinkErrorKind::Rejected => {}
             Err(error) if error.kind() == SinkErrorKind::Rejected => {
                 if refusals_hold_up {
-                    broken.extend(key);
+                    broken.extend(key());
                 }
                 sorted.refused.push((index, error.to_string()));
             }
             Err(error) => {
-                broken.extend(key);
+                broken.extend(key());
                 sorted.failed.push((index, error));
             }
         }
@@ -442,7 +449,7 @@ mod tests {
     fn only_the_delivered_prefix_of_a_key_is_settled() {
         let messages = batch(&["a", "b", "a", "a", "b", ""]);
         let outcomes = vec![Ok(()), Ok(()), away(), Ok(()), Ok(()), Ok(())];
-        let sorted = sort(&messages, outcomes, true, |_| false);
+        let sorted = sort(&messages, outcomes, true, false, |_| false);
         assert_eq!(ids(&sorted), [0, 1, 4, 5]);
         assert_eq!(sorted.failed.len(), 1);
     }
@@ -452,7 +459,7 @@ mod tests {
         let messages = batch(&["a", "b", "a"]);
         let a = messages[0].message.ordering_key().fingerprint();
         let outcomes = vec![Ok(()), Ok(()), refused()];
-        let sorted = sort(&messages, outcomes, true, |key| Some(key) == a);
+        let sorted = sort(&messages, outcomes, true, true, |key| Some(key) == a);
         assert_eq!(ids(&sorted), [1]);
         assert!(sorted.refused.is_empty(), "it is not its turn");
     }
@@ -460,9 +467,13 @@ mod tests {
     #[test]
     fn only_the_first_refusal_of_a_key_counts() {
         let messages = batch(&["a", "a", "b"]);
-        let sorted = sort(&messages, vec![refused(), refused(), Ok(())], true, |_| {
-            false
-        });
+        let sorted = sort(
+            &messages,
+            vec![refused(), refused(), Ok(())],
+            true,
+            false,
+            |_| false,
+        );
         assert_eq!(ids(&sorted), [2]);
         assert_eq!(sorted.refused, [(0, "refused".to_owned())]);
     }
@@ -470,7 +481,7 @@ mod tests {
     #[test]
     fn a_key_goes_on_without_a_message_that_becomes_a_dead_letter() {
         let messages = batch(&["a", "a"]);
-        let sorted = sort(&messages, vec![refused(), Ok(())], false, |_| false);
+        let sorted = sort(&messages, vec![refused(), Ok(())], false, false, |_| false);
         assert_eq!(ids(&sorted), [1]);
         assert_eq!(sorted.refused.len(), 1);
     }
@@ -478,7 +489,9 @@ mod tests {
     #[test]
     fn messages_without_a_key_stand_alone() {
         let messages = batch(&["", "", ""]);
-        let sorted = sort(&messages, vec![Ok(()), away(), Ok(())], true, |_| false);
+        let sorted = sort(&messages, vec![Ok(()), away(), Ok(())], true, false, |_| {
+            false
+        });
         assert_eq!(ids(&sorted), [0, 2]);
     }
 }

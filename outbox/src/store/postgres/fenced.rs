@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl as _;
 use uuid::Uuid;
 
 use super::statement::statement;
-use super::{Connection, Lease, Parking, Position, Refusal, RunnerId, StoreError, millis};
+use super::{Connection, Lease, Parking, Position, Refusal, RunnerId, StoreError, arrays, millis};
 
 statement! {
     Settle {
@@ -69,11 +69,6 @@ statement! {
         archive: bool => Bool,
     } -> (SmallInt, BigInt),
     "SELECT lane, epoch FROM outbox_unpark($1, $2, $3, $4, $5, $6)",
-}
-
-/// The lanes and the epochs of leases, as arrays.
-fn arrays(leases: &[Lease]) -> (Vec<i16>, Vec<i64>) {
-    leases.iter().map(|lease| (lease.lane, lease.epoch)).unzip()
 }
 
 /// The lanes and the ids of positions, as arrays.

@@ -8,7 +8,7 @@ use diesel_async::RunQueryDsl as _;
 use uuid::Uuid;
 
 use super::statement::statement;
-use super::{Connection, Granted, Lease, RunnerId, StoreError, millis};
+use super::{Connection, Granted, Lease, RunnerId, StoreError, arrays, millis};
 
 statement! {
     Take {
@@ -49,8 +49,7 @@ pub(super) async fn release(
     runner: &RunnerId,
     leases: &[Lease],
 ) -> Result<(), StoreError> {
-    let (lanes, epochs): (Vec<_>, Vec<_>) =
-        leases.iter().map(|lease| (lease.lane, lease.epoch)).unzip();
+    let (lanes, epochs) = arrays(leases);
     diesel::sql_query("SELECT outbox_release($1, $2, $3)")
         .bind::<Array<SmallInt>, _>(lanes)
         .bind::<Array<BigInt>, _>(epochs)

@@ -234,6 +234,11 @@ impl Store for PostgresStore {
     }
 }
 
+/// The lanes and the epochs of leases, as arrays.
+fn arrays(leases: &[Lease]) -> (Vec<i16>, Vec<i64>) {
+    leases.iter().map(|lease| (lease.lane, lease.epoch)).unzip()
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
