@@ -76,6 +76,21 @@ async fn a_lane_has_one_owner<D: Database>() -> Result<()> {
     Ok(())
 }
 
+/// Also what was granted to it by an answer that it never got.
+async fn who_leaves_hands_everything_back<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let store = database.store()?;
+    let (leaving, staying) = (runner("leaving"), runner("staying"));
+    let leases = lease(&store, &leaving, LONG).await?;
+    store.leave(&leaving).await?;
+    let taken = lease(&store, &staying, LONG).await?;
+    assert_eq!(taken.len(), leases.len(), "all lanes, and the whole share");
+    // What is another's stays with it.
+    store.leave(&leaving).await?;
+    assert_eq!(lease(&store, &staying, LONG).await?, taken);
+    Ok(())
+}
+
 async fn a_runner_that_lost_its_lease_cannot_settle<D: Database>() -> Result<()> {
     let database = D::create()?;
     let store = database.store()?;
@@ -166,6 +181,7 @@ async fn without_its_tables_it_is_refused(store: impl Store) {
 outbox_tests::on_each_database!(
     async fn:
     a_lane_has_one_owner,
+    who_leaves_hands_everything_back,
     a_runner_that_lost_its_lease_cannot_settle,
     an_ended_lease_settles_nothing,
     reading_follows_the_ids_and_passes_over_what_it_has,

@@ -207,6 +207,22 @@ WITH mine AS MATERIALIZED (
     WHERE l.lane = m.lane
 $function$;
 
+-- Takes a runner's leave: hands back all of its lanes, also one that it was granted without noticing.
+CREATE FUNCTION outbox_leave(runner uuid)
+    RETURNS void
+    LANGUAGE sql VOLATILE
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane FROM outbox_lanes AS l WHERE l.owner = $1 ORDER BY l.lane FOR UPDATE
+    )
+    UPDATE outbox_lanes AS l
+    SET owner = NULL, expires_at = '-infinity'
+    FROM mine AS m
+    WHERE l.lane = m.lane;
+
+    DELETE FROM outbox_runners AS r WHERE r.runner = $1
+$function$;
+
 -- The oldest messages of each lane, as many as are asked for and until their payloads and keys have
 -- passed so many bytes, without those that the runner has and without some topics. One index scan a
 -- lane, from its start, which stops at the limit; nothing is sorted. (<> ALL is hashed only since

@@ -120,14 +120,9 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     }
 
     async fn hand_back(&self) {
-        let leases = self.tracker.leases();
         let Runner { store, id, .. } = self.runner;
-        let released = async {
-            self.runner.ask(store.release(id, &leases)).await?;
-            self.runner.ask(store.leave(id)).await
-        };
-        match released.await {
-            Ok(()) => tracing::info!(lanes = leases.len(), "lanes handed back"),
+        match self.runner.ask(store.leave(id)).await {
+            Ok(()) => tracing::info!("lanes handed back"),
             Err(error) => tracing::warn!("lanes are free when their leases end: {error}"),
         }
     }

@@ -54,7 +54,8 @@ pub trait Store: Send + Sync + 'static {
         leases: &[Lease],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Tells that the runner is gone, so that the others share its lanes. Its leases stay.
+    /// Gives back whatever lanes the runner holds, also those whose grant it never learnt of, and tells
+    /// that it is gone, so that the others share them at once.
     fn leave(&self, runner: &RunnerId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Reads the oldest messages of each lane asked for, in the order of their ids within a lane,

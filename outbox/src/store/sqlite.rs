@@ -214,6 +214,12 @@ impl Store for SqliteStore {
     async fn leave(&self, runner: &RunnerId) -> Result<(), StoreError> {
         let id = runner.id.to_string();
         self.transaction(move |c| {
+            sql_query(
+                "UPDATE outbox_lanes SET owner = NULL, expires_at = '0000-01-01T00:00:00.000Z' \
+                 WHERE owner = ?",
+            )
+            .bind::<Text, _>(&id)
+            .execute(c)?;
             sql_query("DELETE FROM outbox_runners WHERE runner = ?")
                 .bind::<Text, _>(&id)
                 .execute(c)?;

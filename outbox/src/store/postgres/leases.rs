@@ -63,7 +63,7 @@ pub(super) async fn leave(
     connection: &mut Connection,
     runner: &RunnerId,
 ) -> Result<(), StoreError> {
-    diesel::sql_query("DELETE FROM outbox_runners WHERE runner = $1")
+    diesel::sql_query("SELECT outbox_leave($1)")
         .bind::<SqlUuid, _>(runner.id)
         .execute(connection)
         .await?;
