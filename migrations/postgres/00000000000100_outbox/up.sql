@@ -6,6 +6,23 @@
 
 CREATE SEQUENCE outbox_id_seq AS bigint CACHE 1;
 
+-- What messages are ordered by, as a number: (topic, partition) where there is a partition, else
+-- (topic, key) where there is a key, else anything. It must only be stable while messages wait. Short
+-- enough to be inlined wherever it is used.
+CREATE FUNCTION outbox_ordering_key(topic text, partition integer, key bytea, message_id uuid)
+    RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $function$
+SELECT hashtextextended(
+        topic,
+        CASE
+            WHEN partition IS NOT NULL THEN partition::bigint
+            WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
+            ELSE uuid_hash_extended(message_id, 0)
+        END
+    )
+$function$;
+
 CREATE TABLE outbox (
     -- The order of messages. Three things happen in this default, in this order:
     --   1. A transaction with synchronous_commit = off would show rows that a crash of the server
@@ -21,18 +38,9 @@ CREATE TABLE outbox (
             THEN nextval('outbox_id_seq')
         END
     ),
-    -- The unit of ordering and of ownership, from the ordering key: (topic, partition) where there is
-    -- a partition, else (topic, key) where there is a key, else anything. Generated here, so that
-    -- writers in all languages agree. It must only be stable while messages wait.
+    -- The unit of ordering and of ownership. Generated here, so that writers in all languages agree.
     lane smallint NOT NULL GENERATED ALWAYS AS (
-        (hashtextextended(
-            topic,
-            CASE
-                WHEN partition IS NOT NULL THEN partition::bigint
-                WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
-                ELSE uuid_hash_extended(message_id, 0)
-            END
-        ) & 15)::smallint
+        (outbox_ordering_key(topic, partition, key, message_id) & 15)::smallint
     ) STORED,
     -- By which consumers recognise a message that is delivered twice; sent as header outbox-id.
     message_id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -86,6 +94,19 @@ CREATE TABLE outbox_runners (
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
+-- The doorbell: until when the runner of a lane sleeps. Who writes a message to a lane whose runner
+-- sleeps also sends NOTIFY outbox; while runners are awake, nobody does, since PostgreSQL lets only one
+-- transaction at a time commit with a notification.
+CREATE TABLE outbox_doorbell (
+    lane smallint PRIMARY KEY CHECK (lane BETWEEN 0 AND 15),
+    asleep_until timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 50);
+
+INSERT INTO outbox_doorbell (lane) SELECT generate_series(0, 15);
+
+-- All that a writer may read.
+GRANT SELECT ON outbox_doorbell TO PUBLIC;
+
 -- Messages of keys that are set aside because the sink refused one, in order.
 CREATE TABLE outbox_parked (
     id bigint NOT NULL,
@@ -106,19 +127,13 @@ CREATE TABLE outbox_parked (
     next_attempt_at timestamptz,
     -- What is parked and released together. A key itself can be too long for an index.
     ordering_key bigint NOT NULL GENERATED ALWAYS AS (
-        hashtextextended(
-            topic,
-            CASE
-                WHEN partition IS NOT NULL THEN partition::bigint
-                WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
-                ELSE uuid_hash_extended(message_id, 0)
-            END
-        )
+        outbox_ordering_key(topic, partition, key, message_id)
     ) STORED,
     PRIMARY KEY (lane, id)
 );
 
 CREATE INDEX outbox_parked_by_key ON outbox_parked (lane, ordering_key, id);
+
 -- Delivered messages, where the runner's completion is `Archive`.
 CREATE TABLE outbox_archive (
     id bigint NOT NULL,
@@ -225,12 +240,18 @@ $function$;
 
 -- The oldest messages of each lane, as many as are asked for and until their payloads and keys have
 -- passed so many bytes, without those that the runner has and without some topics. One index scan a
--- lane, from its start, which stops at the limit; nothing is sorted. (<> ALL is hashed only since
--- PostgreSQL 15, so the ids stand in a subquery.)
-CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], max_bytes bigint, exclude bigint[], exclude_topics text[])
+-- lane, which stops at the limit; nothing is sorted. (<> ALL is hashed only since PostgreSQL 15, so the
+-- ids stand in a subquery.)
+--
+-- Each scan starts at the lane's floor, below which the runner knows of nothing that is not delivered,
+-- so that rows are not walked that are dead but can't be vacuumed yet. Transactions that were late when
+-- the floor was set, and have ended since, may have committed something below it: each comes with the
+-- floor from which what it wrote is found. The snapshot that decides is the one that reads.
+CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], floors bigint[], max_bytes bigint, exclude bigint[],
+    exclude_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
     RETURNS TABLE (
         lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
-        payload bytea, headers text, event_type text, created_at timestamp)
+        payload bytea, headers text, event_type text, created_at timestamptz)
     LANGUAGE sql VOLATILE
     SET enable_seqscan = off
     SET enable_bitmapscan = off
@@ -239,20 +260,39 @@ CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], max_bytes bigint, e
     SET enable_mergejoin = off
 AS $function$
 SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
-        m.event_type, m.created_at AT TIME ZONE 'UTC'
-    FROM unnest($1, $2) AS l (lane, most)
+        m.event_type, m.created_at
+    FROM unnest($1, $2, $3) AS l (lane, most, floor)
     CROSS JOIN LATERAL (
         SELECT o.*,
             sum(coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0))
                 OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS bytes
         FROM outbox AS o
         WHERE o.lane = l.lane
-            AND o.id NOT IN (SELECT unnest($4))
-            AND o.topic <> ALL ($5)
+            AND o.id >= least(l.floor, (
+                SELECT min(late.floor)
+                FROM unnest($7, $8, $9) AS late (lane, xid, floor)
+                WHERE late.lane = l.lane
+                    AND pg_visible_in_snapshot(late.xid::text::xid8, pg_current_snapshot())
+            ))
+            AND o.id NOT IN (SELECT unnest($5))
+            AND o.topic <> ALL ($6)
         ORDER BY o.id
         LIMIT l.most
     ) AS m
-    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $3
+    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $4
+$function$;
+
+-- What floors are made of: the highest id that was drawn until now, a transaction id that was drawn
+-- after it (so whoever drew an id up to that one has a lower transaction id), and the transactions that
+-- are in progress.
+CREATE FUNCTION outbox_horizon()
+    RETURNS TABLE (last_id bigint, xid bigint, in_progress bigint[])
+    LANGUAGE sql VOLATILE
+AS $function$
+WITH drawn AS MATERIALIZED (SELECT s.last_value AS id FROM outbox_id_seq AS s)
+    SELECT d.id, pg_current_xact_id()::text::bigint,
+        ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS x)
+    FROM drawn AS d
 $function$;
 
 -- Deletes what was delivered, one index probe a message.

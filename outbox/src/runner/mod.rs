@@ -17,9 +17,11 @@ mod settling;
 mod suspension;
 mod thread;
 mod tracker;
+mod waking;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::backoff::Backoff;
 use self::event::Emitter;
 use self::session::Session;
+use self::waking::Bell;
 use crate::sink::{Sink, SinkError};
 use crate::store::{RunnerId, Store, StoreError, StoreErrorKind};
 
@@ -34,6 +37,7 @@ pub use self::builder::{BuildError, Completion, RunnerBuilder};
 pub use self::event::{Events, MessageInfo, RunnerEvent};
 pub use self::refusal::OnRejection;
 pub use self::thread::RunnerThread;
+pub use self::waking::Waker;
 
 /// Moves messages from a store to a sink, in order, until it is told to stop.
 ///
@@ -71,6 +75,7 @@ pub struct Runner<S, K> {
     id: RunnerId,
     settings: Settings,
     events: Emitter,
+    bell: Arc<Bell>,
 }
 
 /// What a [`RunnerBuilder`] configures; it explains each.

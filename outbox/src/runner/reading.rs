@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::backoff::Backoff;
 use super::session::{Batch, Origin, Session};
 use super::tracker::Admitted;
+use super::waking::{Rest, Sleep};
 use super::{RunError, quota, survive};
 use crate::sink::{Delivery, Sink};
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
@@ -27,6 +28,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut reader = Reader::new(self.runner.settings.batch_size);
         let mut backoff = Backoff::of_store();
         let mut looked_for_due = Instant::now();
+        let mut sleep = Sleep::default();
         while self.ready_to_read().await {
             let mut step = self.step(&mut reader, &sent).await;
             if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
@@ -41,16 +43,21 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     continue;
                 }
             }
-            if let Some(pause) = reader.pause(self.runner.settings.poll_interval) {
-                let parked = self.tracker.has_parked();
-                self.pause(if parked {
-                    pause.min(LOOK_FOR_DUE)
-                } else {
-                    pause
-                })
-                .await;
+            if reader.found_work() {
+                self.get_up(&mut sleep).await;
+            }
+            let Some(pause) = reader.pause(self.runner.settings.poll_interval) else {
+                continue;
+            };
+            match self.lie_down(&mut sleep, pause).await {
+                Rest::Wait(pause) if self.tracker.has_parked() => {
+                    self.doze(pause.min(LOOK_FOR_DUE)).await;
+                }
+                Rest::Wait(pause) => self.doze(pause).await,
+                Rest::LookAgain => {}
             }
         }
+        self.get_up(&mut sleep).await;
         Ok(())
     }
 
@@ -226,6 +233,10 @@ impl Reader {
     fn brought_nothing(&mut self) {
         self.last.clear();
         self.empty = self.empty.saturating_add(1);
+    }
+
+    fn found_work(&self) -> bool {
+        self.empty == 0
     }
 
     /// How long to wait before the next read: not at all after a full lane, longer with every read

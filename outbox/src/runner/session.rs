@@ -82,7 +82,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         // for, so that it can't take lanes anew that have been handed back.
         let leasing = self.stopping_on_error(self.keep_lanes(&work_is_done));
         let all = async {
-            let ((read, settled), leased) = tokio::join!(work, leasing);
+            let ((read, settled), leased, ()) = tokio::join!(work, leasing, self.listen());
             read.and(settled).and(leased)
         };
         let result = tokio::select! {
@@ -186,14 +186,6 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         self.suspensions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits, or until the session ends.
-    pub(super) async fn pause(&self, pause: Duration) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
     }
 
     fn lock_until(&self) -> MutexGuard<'_, Instant> {

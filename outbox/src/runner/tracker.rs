@@ -124,6 +124,13 @@ impl Tracker {
         own.map(|lane| lane.lease).collect()
     }
 
+    /// Whether a lane is read.
+    pub(super) fn serves(&self, lane: i16) -> bool {
+        let state = self.lock();
+        let served = |lane: &Lane| lane.state == LaneState::Served;
+        state.lanes.get(&lane).is_some_and(served)
+    }
+
     /// Stops serving a lane that was lost.
     pub(super) fn lose(&self, lost: &[Lease]) {
         let mut guard = self.lock();

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{BoxError, Message, OrderingKey};
 
 #[cfg(feature = "postgres")]
-pub use self::postgres::PostgresStore;
+pub use self::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 
@@ -129,6 +129,30 @@ pub trait Store: Send + Sync + 'static {
         retention: Duration,
         most: usize,
     ) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// Listens for writers, and calls `ring` when one has written to a lane, `None` if it is not known
+    /// which. Calls it with `None` when it begins to hear, since what came before may have been missed.
+    /// Goes on until that fails.
+    ///
+    /// It is a hint and no more: what is written without a ring is found when the runner next looks.
+    /// By default it never hears anything.
+    fn listen(
+        &self,
+        ring: impl Fn(Option<i16>) + Send + Sync,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = ring;
+        std::future::pending()
+    }
+
+    /// Asks those who write to these lanes within this time to ring; not any more if it is zero.
+    fn expect_ring(
+        &self,
+        lanes: &[i16],
+        within: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (lanes, within);
+        std::future::ready(Ok(()))
+    }
 }
 
 /// A runner, as the others see it.
