@@ -11,6 +11,7 @@
 
 pub mod broker;
 pub mod database;
+pub mod plans;
 pub mod topic;
 
 pub use outbox_test_servers as servers;
