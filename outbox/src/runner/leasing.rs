@@ -77,6 +77,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(Cleaned::Some)
     }
 
+    #[tracing::instrument(name = "lease", level = "debug", skip_all)]
     async fn renew(&self) -> Result<(), StoreError> {
         let runner = self.runner;
         let ttl = runner.settings.lease;

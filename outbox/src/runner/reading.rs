@@ -80,6 +80,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// One read, and what comes of it.
+    #[tracing::instrument(name = "read", level = "debug", skip_all)]
     async fn step(
         &self,
         reader: &mut Reader,
@@ -97,6 +98,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         };
         let read = runner.ask(runner.store.read(&request)).await?;
         reader.learn(&request, &read);
+        tracing::trace!(lanes = lanes.len(), messages = read.len(), "read");
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
             return Ok(());
         }
@@ -150,6 +152,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// Sends the first messages of parked keys again that are due.
+    #[tracing::instrument(name = "retry", level = "debug", skip_all)]
     async fn send_due(&self, sent: &UnboundedSender<(Batch, Delivery)>) -> Result<(), StoreError> {
         if !self.tracker.has_parked() {
             return Ok(());

@@ -8,6 +8,7 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::suspension::Suspensions;
 use super::tracker::Tracker;
@@ -152,7 +153,8 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         let sink = &self.runner.sink;
         let deadline = *self.lock_until() - sink.delivery_timeout();
         let _one_at_a_time = self.sending.lock().await;
-        let send = AssertUnwindSafe(sink.send(messages, deadline)).catch_unwind();
+        let span = tracing::debug_span!("send", messages = messages.len());
+        let send = AssertUnwindSafe(sink.send(messages, deadline).instrument(span)).catch_unwind();
         match send.await {
             Ok(delivery) => delivery,
             Err(_) => Delivery::ready(vec![Err(panicked()); messages.len()]),

@@ -66,6 +66,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
     }
 
+    #[tracing::instrument(
+        name = "settle", level = "debug", skip_all,
+        fields(batch = batch.number, messages = batch.messages.len())
+    )]
     async fn settle_batch(
         &self,
         batch: &Batch,
@@ -234,6 +238,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// The first messages of parked keys were tried again.
+    #[tracing::instrument(
+        name = "settle_retries", level = "debug", skip_all,
+        fields(batch = batch.number, messages = batch.messages.len())
+    )]
     async fn settle_retries(
         &self,
         batch: &Batch,
