@@ -79,9 +79,11 @@ CREATE TABLE outbox_lanes (
     -- The fencing token: +1 on every change of owner.
     epoch bigint NOT NULL DEFAULT 0,
     expires_at timestamptz NOT NULL DEFAULT '-infinity',
-    -- For exactly-once delivery: the number and the message ids of the batch that is being sent.
+    -- For exactly-once delivery: the batch that was sent last, or is being sent. Its messages stand in
+    -- outbox, or in outbox_parked.
     batch bigint NOT NULL DEFAULT 0,
-    manifest uuid[]
+    manifest bigint[] NOT NULL DEFAULT '{}',
+    manifest_parked boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 
 INSERT INTO outbox_lanes (lane) SELECT generate_series(0, 15);
@@ -487,6 +489,31 @@ WITH mine AS MATERIALIZED (
             attempts = $7,
             next_attempt_at = clock_timestamp() + $8 * interval '1 millisecond'
         WHERE p.lane = $4 AND p.id = $5 AND p.lane IN (SELECT m.lane FROM mine AS m)
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- For exactly-once delivery: takes note of what is about to be sent, one batch a lane. Should the runner
+-- die, its successor finds out at the broker whether this very batch was committed.
+CREATE FUNCTION outbox_note_batches(held smallint[], epochs bigint[], runner uuid, lanes smallint[], numbers bigint[],
+    parked boolean[], id_lanes smallint[], ids bigint[])
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR UPDATE OF l
+    ), noted AS (
+        UPDATE outbox_lanes AS l
+        SET batch = b.number,
+            manifest = ARRAY(SELECT i.id FROM unnest($7, $8) AS i (lane, id) WHERE i.lane = l.lane),
+            manifest_parked = b.parked
+        FROM unnest($4, $5, $6) AS b (lane, number, parked)
+        WHERE l.lane = b.lane AND l.lane IN (SELECT m.lane FROM mine AS m)
     )
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;

@@ -18,6 +18,7 @@ mod signal;
 mod suspension;
 mod thread;
 mod tracker;
+mod transactions;
 mod waking;
 
 use std::fmt;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::backoff::Backoff;
-use super::session::{Batch, Origin, Session};
+use super::session::{Batch, Origin, Place, Session};
 use super::tracker::Admitted;
 use super::waking::{Rest, Sleep};
 use super::{RunError, quota, survive};
@@ -29,7 +29,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut backoff = Backoff::of_store();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
+        let mut taking_over = Backoff::of_sink();
         while self.ready_to_read().await {
+            self.take_over(&mut taking_over).await?;
             let mut step = self.step(&mut reader, &sent).await;
             if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
                 looked_for_due = Instant::now();
@@ -88,6 +90,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), StoreError> {
         let runner = self.runner;
         let (leases, exclude) = self.tracker.begin_read();
+        if leases.is_empty() {
+            reader.brought_nothing();
+            return Ok(());
+        }
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let request = ReadRequest {
             lanes: reader.quotas(&lanes),
@@ -112,7 +118,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             return Ok(());
         }
-        let delivery = self.send(&admitted.to_send).await;
+        let delivery = self
+            .send(&admitted.leases, &admitted.to_send, Place::Outbox)
+            .await;
         let batch = Batch {
             number: admitted.number,
             origin: Origin::Outbox,
@@ -176,7 +184,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .into_iter()
             .map(|due| (due.stored, due.attempts))
             .unzip();
-        let delivery = self.send(&messages).await;
+        let delivery = self.send(&leases, &messages, Place::Parked).await;
         let batch = Batch {
             number,
             origin: Origin::Parked(attempts),

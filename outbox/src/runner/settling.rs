@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::backoff::Backoff;
 use super::event::{MessageInfo, RunnerEvent};
 use super::refusal::OnRejection;
-use super::session::{Batch, Origin, Session};
+use super::session::{Batch, Origin, Place, Session};
 use super::{Completion, RunError, Runner, survive};
 use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::store::{Lease, Parking, Position, Store, StoreError, StoredMessage};
@@ -111,6 +111,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Something that is not the message's fault: the sink, or its topic, gets a pause.
     fn note_failure(&self, stored: &StoredMessage, error: SinkError, sickness: &mut Sickness) {
         let topic = stored.message.topic();
+        let lane = stored.position.lane;
         match error.kind() {
             SinkErrorKind::TopicUnavailable => {
                 if self.suspensions().suspend(topic, Instant::now()) {
@@ -127,8 +128,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 sickness.fatal = Some(error);
             }
             SinkErrorKind::Skipped => {}
+            // Whether another runner has it by right will be seen.
+            SinkErrorKind::Fenced => {
+                self.tracker.doubt(lane);
+                tracing::warn!(lane, "another runner took over the lane: {error}");
+            }
             SinkErrorKind::Unavailable | SinkErrorKind::Rejected => {
                 self.tracker.pause();
+                self.tracker.doubt(lane);
                 if sickness.unavailable.is_none() {
                     self.runner.events.emit(|| RunnerEvent::Unavailable {
                         topic: None,
@@ -195,7 +202,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             OnRejection::DeadLetter { topic } => {
                 let letter = Self::dead_letter(stored, topic, reason);
-                let delivery = self.send(std::slice::from_ref(&letter)).await;
+                let letters = std::slice::from_ref(&letter);
+                let delivery = self.send(&batch.leases, letters, Place::Outbox).await;
                 match self.outcomes(delivery, 1).await.pop() {
                     Some(Ok(())) => {
                         self.refuse(stored, reason, 1);
@@ -367,7 +375,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 }
 
 impl Completion {
-    fn archives(self) -> bool {
+    pub(super) fn archives(self) -> bool {
         matches!(self, Self::Archive { .. })
     }
 }

@@ -36,6 +36,8 @@ struct State {
     /// Whether anything may be parked, with or without a key.
     parked: bool,
     paused: bool,
+    /// Whether the sink commits batches, one at a time in each lane.
+    transactional: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,9 @@ struct Lane {
     lease: Lease,
     in_flight: usize,
     state: LaneState,
+    /// The number of the batch that was committed or begun last. Unknown from the start, and after a
+    /// failure, until the lane is taken over at the sink.
+    batch: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +96,17 @@ pub(super) struct Admitted {
 }
 
 impl Tracker {
+    pub(super) fn new(transactional: bool) -> Self {
+        let state = State {
+            transactional,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            ..Self::default()
+        }
+    }
+
     /// Starts to serve lanes; `parked` are the keys that are parked in them. A lane of which
     /// something is in flight since it was lost is left for the next time.
     pub(super) fn serve(&self, leases: &[Lease], parked: &[ParkedKey]) {
@@ -100,6 +116,7 @@ impl Tracker {
                 lease,
                 in_flight: 0,
                 state: LaneState::Served,
+                batch: None,
             });
         }
         state.parked |= !parked.is_empty();
@@ -200,7 +217,7 @@ impl Tracker {
             && state
                 .lanes
                 .values()
-                .any(|lane| lane.state == LaneState::Served)
+                .any(|lane| state.can_read(lane) || state.must_be_taken_over(lane))
             && (state.in_flight.is_empty()
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
@@ -227,12 +244,9 @@ impl Tracker {
             Hold::Parked { .. } => true,
             Hold::Released => false,
         });
-        let served = state
-            .lanes
-            .values()
-            .filter(|lane| lane.state == LaneState::Served);
+        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
         (
-            served.map(|lane| lane.lease).collect(),
+            readable.map(|lane| lane.lease).collect(),
             state.in_flight.iter().copied().collect(),
         )
     }
@@ -301,11 +315,12 @@ impl Tracker {
             return None;
         }
         let mut admitted = Vec::with_capacity(due.len());
+        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
+        let readable: HashSet<_> = readable.map(|lane| lane.lease.lane).collect();
         for due in due {
             let position = due.stored.position;
             let key = due.stored.message.ordering_key().fingerprint();
-            let served = |lane: &Lane| lane.state == LaneState::Served;
-            if !state.lanes.get(&position.lane).is_some_and(served)
+            if !readable.contains(&position.lane)
                 || state.in_flight.contains(&position)
                 || !key.is_none_or(|key| state.retry(position.lane, key))
             {
@@ -319,6 +334,41 @@ impl Tracker {
         }
         state.admitted += 1;
         Some((state.admitted, admitted))
+    }
+
+    /// The leases of lanes that must be taken over at the sink before anything is read of them.
+    pub(super) fn unknown(&self) -> Vec<Lease> {
+        let state = self.lock();
+        let unknown = state
+            .lanes
+            .values()
+            .filter(|lane| state.must_be_taken_over(lane));
+        unknown.map(|lane| lane.lease).collect()
+    }
+
+    /// A lane was taken over: this is the number of its last batch.
+    pub(super) fn know(&self, lease: Lease, batch: i64) {
+        let mut state = self.lock();
+        if let Some(lane) = state.lanes.get_mut(&lease.lane)
+            && lane.lease == lease
+        {
+            lane.batch = Some(batch);
+        }
+    }
+
+    /// It is not known any more what was committed last in a lane.
+    pub(super) fn doubt(&self, lane: i16) {
+        if let Some(lane) = self.lock().lanes.get_mut(&lane) {
+            lane.batch = None;
+        }
+    }
+
+    /// The number of the next batch of a lane, if the last one is known.
+    pub(super) fn next_batch(&self, lane: i16) -> Option<i64> {
+        let mut state = self.lock();
+        let batch = state.lanes.get_mut(&lane)?.batch.as_mut()?;
+        *batch += 1;
+        Some(*batch)
     }
 
     /// Whether a key is held, so that what was delivered of it does not count.
@@ -438,6 +488,18 @@ impl Lane {
 }
 
 impl State {
+    fn can_read(&self, lane: &Lane) -> bool {
+        lane.state == LaneState::Served
+            && (!self.transactional || lane.in_flight == 0 && lane.batch.is_some())
+    }
+
+    fn must_be_taken_over(&self, lane: &Lane) -> bool {
+        self.transactional
+            && lane.state == LaneState::Served
+            && lane.in_flight == 0
+            && lane.batch.is_none()
+    }
+
     fn park_key(&mut self, lane: i16, key: u64) {
         let hold = Hold::Parked {
             since: self.admitted,
@@ -518,6 +580,31 @@ mod tests {
         let (leases, exclude) = tracker.begin_read();
         let visible = messages.iter().filter(|m| !exclude.contains(&m.position));
         tracker.admit(&leases, visible.cloned().collect()).unwrap()
+    }
+
+    /// So that a batch can be told from the next one after a crash.
+    #[test]
+    fn in_transactions_a_lane_has_one_batch_at_a_time() {
+        let tracker = Tracker::new(true);
+        tracker.serve(&[LEASE], &[]);
+        assert_eq!(tracker.unknown(), [LEASE]);
+        assert_eq!(tracker.begin_read().0, [], "not taken over yet");
+        tracker.know(LEASE, 41);
+        assert_eq!(tracker.next_batch(0), Some(42));
+
+        let first = read(&tracker, &[stored(1, "a")]);
+        assert_eq!(ids(&first.to_send), [1]);
+        assert_eq!(tracker.begin_read().0, [], "one is in flight");
+        tracker.finish(first.number, &first.to_send);
+        assert_eq!(tracker.begin_read().0, [LEASE]);
+
+        // What became of it is unknown: it is taken over again, when nothing is in flight.
+        let second = read(&tracker, &[stored(2, "a")]);
+        tracker.doubt(0);
+        assert_eq!((tracker.unknown(), tracker.next_batch(0)), (vec![], None));
+        tracker.finish(second.number, &second.to_send);
+        assert_eq!(tracker.begin_read().0, []);
+        assert_eq!(tracker.unknown(), [LEASE]);
     }
 
     #[test]

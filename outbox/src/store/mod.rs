@@ -130,6 +130,37 @@ pub trait Store: Send + Sync + 'static {
         most: usize,
     ) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
+    /// For exactly-once delivery: takes note of batches that are about to be sent, one a lane, in place of
+    /// those noted before. Fenced like all that changes messages: those of a lane whose lease is not held
+    /// must not be sent.
+    ///
+    /// # Errors
+    ///
+    /// By default [`StoreErrorKind::Fatal`]: the store can't do it.
+    fn note_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        batches: &[LaneBatch],
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send {
+        let _ = (runner, leases, batches);
+        std::future::ready(Err(StoreError::notes_no_batches()))
+    }
+
+    /// The batches that were noted last, of those of these lanes whose lease is held.
+    ///
+    /// # Errors
+    ///
+    /// By default [`StoreErrorKind::Fatal`]: the store can't do it.
+    fn noted_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+    ) -> impl Future<Output = Result<Vec<LaneBatch>, StoreError>> + Send {
+        let _ = (runner, leases);
+        std::future::ready(Err(StoreError::notes_no_batches()))
+    }
+
     /// Listens for writers, and calls `ring` when one has written to a lane, `None` if it is not known
     /// which. Calls it with `None` when it begins to hear, since what came before may have been missed.
     /// Goes on until that fails.
@@ -203,6 +234,19 @@ pub struct ReadRequest {
     pub exclude: Vec<Position>,
     /// Topics to pass over, since they are unavailable.
     pub exclude_topics: Vec<String>,
+}
+
+/// What is sent to the broker in one transaction: some messages of one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneBatch {
+    /// The lane.
+    pub lane: i16,
+    /// Higher with each batch of the lane. 0: there was none.
+    pub number: i64,
+    /// The ids of its messages.
+    pub ids: Vec<i64>,
+    /// Whether they stand among the parked ones.
+    pub parked: bool,
 }
 
 /// A message that is to be parked.
@@ -341,6 +385,13 @@ impl StoreError {
             kind: StoreErrorKind::Fatal,
             reason: reason.into(),
         }
+    }
+
+    fn notes_no_batches() -> Self {
+        Self::fatal(
+            "it keeps no note of what is being sent, which exactly-once delivery needs; use PostgreSQL, \
+             or deliver at least once",
+        )
     }
 
     /// What the runner does about it.

@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{Lease, Parking, Position, Refusal, RunnerId, StoreError, arrays, millis};
+use super::{LaneBatch, Lease, Parking, Position, Refusal, RunnerId, StoreError, arrays, millis};
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -109,6 +109,65 @@ pub(super) async fn unpark(
     ];
     let call = "SELECT lane, epoch FROM outbox_unpark($1, $2, $3, $4, $5, $6)";
     fenced(client, call, runner, leases, &parameters).await
+}
+
+pub(super) async fn note_batches(
+    client: &Client,
+    runner: &RunnerId,
+    leases: &[Lease],
+    batches: &[LaneBatch],
+) -> Result<Vec<Lease>, StoreError> {
+    let lanes: Vec<_> = batches.iter().map(|batch| batch.lane).collect();
+    let numbers: Vec<_> = batches.iter().map(|batch| batch.number).collect();
+    let parked: Vec<_> = batches.iter().map(|batch| batch.parked).collect();
+    let (id_lanes, ids) = places(batches.iter().flat_map(|batch| {
+        let position = |&id| Position {
+            lane: batch.lane,
+            id,
+        };
+        batch.ids.iter().map(position)
+    }));
+    let parameters: [Parameter<'_>; 5] = [
+        (&lanes, Type::INT2_ARRAY),
+        (&numbers, Type::INT8_ARRAY),
+        (&parked, Type::BOOL_ARRAY),
+        (&id_lanes, Type::INT2_ARRAY),
+        (&ids, Type::INT8_ARRAY),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_note_batches($1, $2, $3, $4, $5, $6, $7, $8)";
+    fenced(client, call, runner, leases, &parameters).await
+}
+
+pub(super) async fn noted_batches(
+    client: &Client,
+    runner: &RunnerId,
+    leases: &[Lease],
+) -> Result<Vec<LaneBatch>, StoreError> {
+    let (lanes, epochs) = arrays(leases);
+    let rows = client
+        .query_typed(
+            "SELECT l.lane, l.batch, l.manifest, l.manifest_parked \
+             FROM unnest($1, $2) AS held (lane, epoch) \
+             JOIN outbox_lanes AS l USING (lane, epoch) \
+             WHERE l.owner = $3 AND l.expires_at > clock_timestamp() \
+             ORDER BY l.lane",
+            &[
+                (&lanes, Type::INT2_ARRAY),
+                (&epochs, Type::INT8_ARRAY),
+                (&runner.id, Type::UUID),
+            ],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(LaneBatch {
+                lane: row.try_get(0)?,
+                number: row.try_get(1)?,
+                ids: row.try_get(2)?,
+                parked: row.try_get(3)?,
+            })
+        })
+        .collect()
 }
 
 fn attempts(refusal: &Refusal) -> i32 {

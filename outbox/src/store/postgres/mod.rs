@@ -22,8 +22,8 @@ use tokio_postgres::types::Type;
 use self::connect::Connector;
 use self::floor::Floors;
 use super::{
-    DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
-    Store, StoreError, StoredMessage,
+    DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
+    RunnerId, Store, StoreError, StoredMessage,
 };
 
 pub use self::builder::PostgresStoreBuilder;
@@ -259,6 +259,25 @@ impl Store for PostgresStore {
             Ok(usize::try_from(removed).unwrap_or(usize::MAX))
         })
         .await
+    }
+
+    async fn note_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        batches: &[LaneBatch],
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::note_batches(c, runner, leases, batches).await)
+            .await
+    }
+
+    async fn noted_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+    ) -> Result<Vec<LaneBatch>, StoreError> {
+        self.with(async |c| fenced::noted_batches(c, runner, leases).await)
+            .await
     }
 
     async fn listen(&self, ring: impl Fn(Option<i16>) + Send + Sync) -> Result<(), StoreError> {
