@@ -148,6 +148,32 @@ fn a_refused_message_is_parked_and_the_others_are_delivered_once() -> Result<()>
     assert_once_in_order(&topic.read_committed()?, 2 * COUNT + 1)
 }
 
+/// Headers that are none can only be written by plain SQL. They are found before anything is sent.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn what_stands_before_a_defective_message_of_its_key_is_delivered_once() -> Result<()> {
+    let database = Postgres::create()?;
+    let kafka = Kafka::new()?;
+    let topic = kafka.create_topic(1)?;
+    let name = Uuid::new_v4().simple().to_string();
+    let mut connection = database.connect()?;
+    connection.batch_execute(&format!(
+        "INSERT INTO outbox (topic, key, payload, headers) \
+         SELECT '{}', 'k', convert_to(n::text, 'UTF8'), CASE n WHEN 5 THEN '[5]'::json END \
+         FROM generate_series(0, 9) AS n",
+        topic.name()
+    ))?;
+    let runner = start(&database, &kafka, &name)?;
+    topic.wait_for(5)?;
+    wait_for(&database, 0, 5)?;
+    connection.batch_execute(
+        "UPDATE outbox_parked SET headers = NULL, next_attempt_at = clock_timestamp()",
+    )?;
+    settled(&database)?;
+    runner.stop()?;
+    assert_once_in_order(&topic.read_committed()?, 10)
+}
+
 /// A dead letter is committed together with its number, like any batch.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]

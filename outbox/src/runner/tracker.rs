@@ -73,9 +73,16 @@ pub(super) enum Hold {
     /// The outcome of one of its messages is bad or unknown: what was sent of it up to this batch
     /// must be known before it is sent again.
     Until(u64),
-    /// It stands in the table of parked messages, and what is read of it goes there. `retrying`: its
-    /// first message is being sent.
-    Parked { since: u64, retrying: bool },
+    /// It stands in the table of parked messages, and what is read of it goes there.
+    Parked {
+        /// What was sent of it up to this batch must be known before it is tried again.
+        since: u64,
+        /// Its first message is being sent.
+        retrying: bool,
+        /// What is in flight of it stands before what was parked, so what is delivered of that counts.
+        /// After a refusal by the sink it stands behind, and follows once more.
+        before: bool,
+    },
     /// It was parked until now; the next read finds all of its messages.
     Released,
 }
@@ -124,6 +131,7 @@ impl Tracker {
             let hold = Hold::Parked {
                 since: 0,
                 retrying: false,
+                before: false,
             };
             if let Some(key) = parked.ordering_key().fingerprint() {
                 let lane = parked.lane;
@@ -284,7 +292,7 @@ impl Tracker {
             }
             if stored.defect.is_some() {
                 if let Some(key) = stored.message.ordering_key().fingerprint() {
-                    state.park_key(stored.position.lane, key);
+                    state.park_key(stored.position.lane, key, true);
                     defective_keys.push(key);
                 }
                 admitted.defective.push(stored);
@@ -373,7 +381,9 @@ impl Tracker {
 
     /// Whether a key is held, so that what was delivered of it does not count.
     pub(super) fn is_held(&self, key: u64) -> bool {
-        self.lock().held.contains_key(&key)
+        let state = self.lock();
+        let counts = |held: &Held| matches!(held.hold, Hold::Parked { before: true, .. });
+        state.held.get(&key).is_some_and(|held| !counts(held))
     }
 
     /// Whether any key is held, which saves looking at each.
@@ -385,12 +395,16 @@ impl Tracker {
     pub(super) fn hold_until_known(&self, lane: i16, key: u64) {
         let mut state = self.lock();
         let hold = Hold::Until(state.admitted);
-        state.held.entry(key).or_insert(Held { lane, hold });
+        let held = state.held.entry(key).or_insert(Held { lane, hold });
+        // What is delivered of it from now on has passed the failure.
+        if let Hold::Parked { before, .. } = &mut held.hold {
+            *before = false;
+        }
     }
 
     /// Holds a key because it is parked.
     pub(super) fn hold_parked(&self, lane: i16, key: u64) {
-        self.lock().park_key(lane, key);
+        self.lock().park_key(lane, key, false);
     }
 
     /// Whether anything may be parked.
@@ -500,10 +514,11 @@ impl State {
             && lane.batch.is_none()
     }
 
-    fn park_key(&mut self, lane: i16, key: u64) {
+    fn park_key(&mut self, lane: i16, key: u64, before: bool) {
         let hold = Hold::Parked {
             since: self.admitted,
             retrying: false,
+            before,
         };
         self.held.insert(key, Held { lane, hold });
     }
@@ -522,10 +537,13 @@ impl State {
         let hold = Hold::Parked {
             since: self.admitted,
             retrying: false,
+            before: false,
         };
         let held = self.held.entry(key).or_insert(Held { lane, hold });
         match &mut held.hold {
-            Hold::Parked { since, retrying } if *since <= self.finished && !*retrying => {
+            Hold::Parked {
+                since, retrying, ..
+            } if *since <= self.finished && !*retrying => {
                 *retrying = true;
                 true
             }
@@ -742,6 +760,24 @@ mod tests {
         assert!(tracker.is_idle_in_pause());
         tracker.resume();
         assert_eq!(ids(&read(&tracker, &[stored(1, "a")]).to_send), [1]);
+    }
+
+    /// Otherwise it would be sent once more, behind what it stands before.
+    #[test]
+    fn what_was_sent_before_a_defective_message_counts() {
+        let tracker = tracker();
+        let good = stored(1, "a");
+        let mut bad = stored(2, "a");
+        bad.defect = Some("headers".into());
+        let first = read(&tracker, &[good.clone(), bad]);
+        assert_eq!(
+            (ids(&first.to_send), ids(&first.defective)),
+            (vec![1], vec![2])
+        );
+        assert!(!tracker.is_held(key(&good)));
+        // But not behind a failure.
+        tracker.hold_until_known(0, key(&good));
+        assert!(tracker.is_held(key(&good)));
     }
 
     #[test]
