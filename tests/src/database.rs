@@ -66,6 +66,13 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn archived(&self) -> Result<i64>;
 
+    /// How many messages are dead letters.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn dead_letters(&self) -> Result<i64>;
+
     /// Runs SQL as somebody without Diesel would.
     ///
     /// # Errors
@@ -175,6 +182,10 @@ impl Database for Postgres {
         self.count("outbox_archive")
     }
 
+    fn dead_letters(&self) -> Result<i64> {
+        self.count("outbox_dead_letters")
+    }
+
     fn plain_sql(&self, sql: &str) -> Result<()> {
         let output = std::process::Command::new("psql")
             .args([
@@ -259,6 +270,10 @@ impl Database for SqliteFile {
 
     fn archived(&self) -> Result<i64> {
         self.count("outbox_archive")
+    }
+
+    fn dead_letters(&self) -> Result<i64> {
+        self.count("outbox_dead_letters")
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {

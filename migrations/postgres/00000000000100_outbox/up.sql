@@ -153,6 +153,23 @@ CREATE TABLE outbox_archive (
     PRIMARY KEY (delivered_at, lane, id)
 );
 
+-- Refused messages, where the runner's policy is a dead-letter table.
+CREATE TABLE outbox_dead_letters (
+    id bigint NOT NULL,
+    lane smallint NOT NULL,
+    message_id uuid NOT NULL,
+    topic text COLLATE "C" NOT NULL,
+    partition integer,
+    key bytea,
+    payload bytea,
+    headers json,
+    event_type text,
+    created_at timestamptz NOT NULL,
+    refused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    error text NOT NULL,
+    PRIMARY KEY (lane, id)
+);
+
 -- What the runner does is done by functions, because only a function carries the planner's settings
 -- along, whatever pooler is in between. They matter: statements are prepared, mostly while the table is
 -- empty, and a plan for an empty table reads a full one from end to end.
@@ -383,6 +400,37 @@ WITH mine AS MATERIALIZED (
              error, attempts, next_attempt_at)
         SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
             g.error, g.attempts, clock_timestamp() + g.retry_ms * interval '1 millisecond'
+        FROM gone AS g
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- Moves a refused message to the dead letters.
+CREATE FUNCTION outbox_bury(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, error text)
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), gone AS (
+        DELETE FROM outbox AS o
+        WHERE o.lane = $4 AND o.id = $5 AND o.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING o.*
+    ), dead AS (
+        INSERT INTO outbox_dead_letters
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, error)
+        SELECT g.id, g.lane, message_id, topic, partition, key, payload, headers, event_type,
+            created_at, $6
         FROM gone AS g
     )
     SELECT m.lane, m.epoch FROM mine AS m

@@ -77,10 +77,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         sickness: &mut Sickness,
     ) -> Result<(), RunError> {
         let holds_any = self.tracker.holds_any();
-        let refusals_hold_up = !matches!(
-            self.runner.settings.on_rejection,
-            OnRejection::DeadLetter { .. }
-        );
+        let refusals_hold_up = self.runner.settings.on_rejection.holds_up();
         let sorted = sort(
             &batch.messages,
             outcomes,
@@ -178,7 +175,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 self.tracker.halt(lane);
                 key.inspect(|&key| self.tracker.hold_until_known(lane, key));
             }
-            (OnRejection::Park { .. }, None) | (OnRejection::DeadLetter { .. }, _) => {}
+            (OnRejection::Park { .. }, None)
+            | (OnRejection::DeadLetter { .. } | OnRejection::DeadLetterTable, _) => {}
         }
     }
 
@@ -190,6 +188,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), RunError> {
         match &self.runner.settings.on_rejection {
             OnRejection::Park { .. } => self.set_aside(batch, stored, reason).await,
+            OnRejection::DeadLetterTable => self.bury(batch, stored, reason).await,
             OnRejection::Halt => {
                 let lane = stored.position.lane;
                 self.refuse(stored, reason, 1);
@@ -222,6 +221,27 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 }
             }
         }
+    }
+
+    /// Moves a refused message to the dead letters.
+    async fn bury(
+        &self,
+        batch: &Batch,
+        stored: &StoredMessage,
+        reason: &str,
+    ) -> Result<(), RunError> {
+        self.refuse(stored, reason, 1);
+        let Runner { store, id, .. } = self.runner;
+        let bury = || {
+            let bury = store.bury(id, &batch.leases, stored.position, reason);
+            self.runner.ask(bury)
+        };
+        let held = self.insist(bury).await?;
+        self.notice_lost(&batch.leases, &held);
+        self.runner
+            .events
+            .emit(|| RunnerEvent::DeadLettered(MessageInfo::from(stored)));
+        Ok(())
     }
 
     /// Parks a refused message.

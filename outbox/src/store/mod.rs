@@ -89,6 +89,15 @@ pub trait Store: Send + Sync + 'static {
         messages: &[Parking],
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
 
+    /// Moves a message from the table to the dead letters, with what the sink said.
+    fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        error: &str,
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
     /// The ordering keys that are parked in these lanes.
     fn parked_keys(
         &self,

@@ -77,6 +77,22 @@ pub(super) async fn park(
     fenced(client, call, runner, leases, &parameters).await
 }
 
+pub(super) async fn bury(
+    client: &Client,
+    runner: &RunnerId,
+    leases: &[Lease],
+    position: Position,
+    error: &str,
+) -> Result<Vec<Lease>, StoreError> {
+    let parameters: [Parameter<'_>; 3] = [
+        (&position.lane, Type::INT2),
+        (&position.id, Type::INT8),
+        (&error, Type::TEXT),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_bury($1, $2, $3, $4, $5, $6)";
+    fenced(client, call, runner, leases, &parameters).await
+}
+
 pub(super) async fn refuse_again(
     client: &Client,
     runner: &RunnerId,

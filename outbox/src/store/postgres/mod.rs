@@ -208,6 +208,17 @@ impl Store for PostgresStore {
             .await
     }
 
+    async fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        error: &str,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::bury(c, runner, leases, position, error).await)
+            .await
+    }
+
     async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
         self.with(async |c| read::parked_keys(c, lanes).await).await
     }
