@@ -10,6 +10,7 @@
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
 pub mod broker;
+pub mod crash;
 pub mod database;
 pub mod plans;
 pub mod topic;
