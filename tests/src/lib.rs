@@ -11,6 +11,7 @@
 
 pub mod broker;
 pub mod database;
+pub mod history;
 pub mod topic;
 
 pub use outbox_test_servers as servers;
