@@ -12,6 +12,8 @@
 pub mod broker;
 pub mod database;
 pub mod history;
+pub mod load;
+pub mod proxy;
 pub mod topic;
 
 pub use outbox_test_servers as servers;
