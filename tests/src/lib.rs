@@ -12,7 +12,10 @@
 pub mod broker;
 pub mod crash;
 pub mod database;
+pub mod history;
+pub mod load;
 pub mod plans;
+pub mod proxy;
 pub mod topic;
 
 pub use outbox_test_servers as servers;

@@ -32,11 +32,16 @@ impl Kafka {
     /// When there can be none in this process.
     pub fn new() -> Result<Self> {
         match crate::kafka_bootstrap() {
-            Ok(bootstrap) => Ok(Self {
-                bootstrap,
-                mock: None,
-            }),
+            Ok(bootstrap) => Ok(Self::at(bootstrap)),
             Err(_) => Self::in_process(),
+        }
+    }
+
+    /// The real brokers at this address.
+    pub fn at(bootstrap: impl Into<String>) -> Self {
+        Self {
+            bootstrap: bootstrap.into(),
+            mock: None,
         }
     }
 
@@ -173,6 +178,21 @@ impl Topic {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How many messages are in it, duplicates included.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers can't be asked.
+    pub fn len(&self) -> Result<i64> {
+        let end = |partition| {
+            let watermarks = self
+                .consumer
+                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
+            Ok(watermarks.1)
+        };
+        (0..self.partitions).map(end).sum()
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
