@@ -6,5 +6,6 @@
 mod connections;
 mod contention;
 mod crashes;
+mod guarantees;
 mod outages;
 mod rig;

@@ -107,7 +107,7 @@ fn connections_that_an_administrator_ends_are_made_anew() -> Result<()> {
         let counts = rig.database.counts(
             "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
              WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                AND application_name = ''",
+                AND application_name = 'outbox'",
         )?;
         ended += counts.iter().sum::<i64>();
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 use diesel::{PgConnection, QueryResult};
+use outbox_tests::crash::Step;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::{Delivered, History, Promise, Verdict};
 use outbox_tests::load::{self, Load};
@@ -79,6 +80,8 @@ impl Rig {
             grace: LIMIT,
             message_timeout: MESSAGE_TIMEOUT,
             environment: Vec::new(),
+            exactly_once: None,
+            crash: None,
             log: self.logs.path().join(format!("runner-{number}.log")),
         }
     }
@@ -101,7 +104,10 @@ impl Rig {
     /// Compares what was committed with what arrived, when nothing writes any more, and shows what it
     /// found.
     pub(crate) fn judge(&self, promise: Promise) -> Result<Verdict> {
-        let arrived = self.topic.read_to_end()?;
+        let arrived = match promise {
+            Promise::ExactlyOnce => self.topic.read_committed()?,
+            _ => self.topic.read_to_end()?,
+        };
         let history = History {
             committed: load::committed(&self.database)?,
             delivered: arrived
@@ -142,6 +148,10 @@ pub(crate) struct Settings {
     pub(crate) grace: Duration,
     pub(crate) message_timeout: Duration,
     pub(crate) environment: Vec<(String, String)>,
+    /// The name of the outbox.
+    pub(crate) exactly_once: Option<String>,
+    /// The step at which it dies, of which batch, and how long after its beginning.
+    pub(crate) crash: Option<(Step, usize, Duration)>,
     brokers: String,
     log: PathBuf,
 }
@@ -156,6 +166,14 @@ impl Settings {
         command.args(["--lease-ms", &millis(self.lease)]);
         command.args(["--grace-ms", &millis(self.grace)]);
         command.args(["--message-timeout-ms", &millis(self.message_timeout)]);
+        if let Some(name) = self.exactly_once {
+            command.args(["--exactly-once", &name]);
+        }
+        if let Some((step, batch, delay)) = self.crash {
+            command.args(["--crash", step.name()]);
+            command.args(["--crash-batch", &batch.to_string()]);
+            command.args(["--crash-after-us", &delay.as_micros().to_string()]);
+        }
         command.envs(self.environment);
         process::log_to(&mut command, &self.log)?;
         Ok(RunnerProcess {
@@ -192,7 +210,8 @@ impl RunnerProcess {
         Ok(())
     }
 
-    fn wait(&mut self) -> Result<ExitStatus> {
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
         let mut status = None;
         wait_until("the runner has ended", || {
             status = self.process.ended()?;
