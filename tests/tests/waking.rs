@@ -69,16 +69,26 @@ async fn a_sleeping_runner_hears_the_doorbell() -> Result<()> {
     let database = Postgres::create()?;
     let broker = Broker::accepting();
     let (runner, _) = start(&database, &broker, NEVER)?;
-    for n in 1..=3 {
+    let mut connection = database.connect()?;
+    let mut latencies = Vec::new();
+    for n in 1..=20 {
         asleep(&database).await?;
-        publish(&database, "one")?;
+        let one = Message::new("t").with_key("k");
+        connection.transaction(|c| one.publish(c))?;
+        let committed = Instant::now();
         broker.wait_until(|log| log.len() == 2 * n - 1).await?;
+        latencies.push(committed.elapsed());
 
         asleep(&database).await?;
         let many = vec![Message::new("t").with_key("k")];
-        database.connect()?.transaction(|c| publish_all(c, many))?;
+        connection.transaction(|c| publish_all(c, many))?;
         broker.wait_until(|log| log.len() == 2 * n).await?;
     }
+    latencies.sort_unstable();
+    println!(
+        "from the commit to the sink of a sleeping runner: median {:?}",
+        latencies[10]
+    );
     tokio::task::spawn_blocking(|| runner.stop()).await??;
     let sleeping =
         "SELECT count(*) AS n FROM outbox_doorbell WHERE asleep_until > clock_timestamp()";
