@@ -542,7 +542,8 @@ WITH mine AS MATERIALIZED (
 $function$;
 
 -- For exactly-once delivery: takes note of what is about to be sent, one batch a lane. Should the runner
--- die, its successor finds out at the broker whether this very batch was committed.
+-- die, its successor finds out at the broker whether this very batch was committed. Returns the lanes
+-- whose batch was noted: a statement that comes late does not take the place of a later batch.
 CREATE FUNCTION outbox_note_batches(held smallint[], epochs bigint[], runner uuid, lanes smallint[], numbers bigint[],
     parked boolean[], id_lanes smallint[], ids bigint[])
     RETURNS TABLE (lane smallint, epoch bigint)
@@ -561,7 +562,8 @@ WITH mine AS MATERIALIZED (
             manifest = ARRAY(SELECT i.id FROM unnest($7, $8) AS i (lane, id) WHERE i.lane = l.lane),
             manifest_parked = b.parked
         FROM unnest($4, $5, $6) AS b (lane, number, parked)
-        WHERE l.lane = b.lane AND l.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE l.lane = b.lane AND l.batch < b.number AND l.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING l.lane, l.epoch
     )
-    SELECT m.lane, m.epoch FROM mine AS m
+    SELECT n.lane, n.epoch FROM noted AS n
 $function$;

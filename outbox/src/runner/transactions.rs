@@ -147,15 +147,17 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let batches: Vec<_> = lanes.iter().filter_map(batch).collect();
         let runner = self.runner;
         let note = runner.store.note_batches(&runner.id, leases, &batches);
-        let held = match runner.ask(note).await {
-            Ok(held) => held,
+        let noted = match runner.ask(note).await {
+            Ok(noted) => noted,
             Err(error) => {
                 tracing::warn!("nothing is sent that could not be noted: {error}");
                 return Delivery::ready(vec![Err(SinkError::skipped()); messages.len()]);
             }
         };
-        self.notice_lost(leases, &held);
-        let held = |batch: &&LaneBatch| held.iter().any(|lease| lease.lane == batch.lane);
+        let of_batch = |lease: &&Lease| batches.iter().any(|batch| batch.lane == lease.lane);
+        let wanted: Vec<_> = leases.iter().filter(of_batch).copied().collect();
+        self.notice_lost(&wanted, &noted);
+        let held = |batch: &&LaneBatch| noted.iter().any(|lease| lease.lane == batch.lane);
         let commits = batches.iter().filter(held).map(|batch| {
             let indices = lanes.remove(&batch.lane).unwrap_or_default();
             let messages: Vec<_> = indices.iter().map(|&i| messages[i].clone()).collect();

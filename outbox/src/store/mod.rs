@@ -140,8 +140,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// For exactly-once delivery: takes note of batches that are about to be sent, one a lane, in place of
-    /// those noted before. Fenced like all that changes messages: those of a lane whose lease is not held
-    /// must not be sent.
+    /// those noted before, which have lower numbers. Fenced like all that changes messages. Returns the
+    /// leases of the batches that were noted: no others may be sent.
     ///
     /// # Errors
     ///
