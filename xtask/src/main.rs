@@ -2,6 +2,7 @@
 //! several tasks do.
 
 mod apt;
+mod bench;
 mod cargo;
 mod diesel;
 mod prerequisites;
@@ -28,6 +29,8 @@ enum Task {
     /// Check everything: formatting, lints, feature combinations, documentation, and all tests,
     /// against a PostgreSQL and a Kafka of their own
     Test(test::Args),
+    /// Compare the outbox with hand-written loops, on a PostgreSQL and a Kafka of its own
+    Bench(bench::Args),
     /// Start a PostgreSQL and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
 fn run(task: &Task) -> Result<()> {
     match task {
         Task::Test(args) => test::run(args),
+        Task::Bench(args) => bench::run(args),
         Task::Up => up::run(),
     }
 }

@@ -51,7 +51,8 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     }
 
     /// The most messages to read at once. By default 1,000: enough that the cost of a statement
-    /// counts for little, and few enough that one batch stays small in memory.
+    /// counts for little, and few enough that one batch stays small in memory. With a sink that delivers
+    /// in transactions it is what [`max_in_flight`](Self::max_in_flight) leaves room for.
     #[must_use]
     pub fn batch_size(mut self, messages: usize) -> Self {
         self.settings.batch_size = messages;

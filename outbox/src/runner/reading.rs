@@ -25,7 +25,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         &self,
         sent: UnboundedSender<(Batch, Delivery)>,
     ) -> Result<(), RunError> {
-        let mut reader = Reader::new(self.runner.settings.batch_size);
+        let mut reader = Reader::default();
         let mut backoff = Backoff::of_store();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
@@ -96,7 +96,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let request = ReadRequest {
-            lanes: reader.quotas(&lanes),
+            lanes: reader.quotas(self.read_at_most(), &lanes),
             // A quarter, so that reading goes on while other batches are in flight.
             max_bytes: runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1),
             exclude,
@@ -130,6 +130,16 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         // It is only closed after an error, which is reported elsewhere.
         let _ = sent.send((batch, delivery));
         Ok(())
+    }
+
+    /// How much to read at once. In transactions as much as there is room for: a lane commits one batch
+    /// after the other, and each takes its time.
+    fn read_at_most(&self) -> usize {
+        let settings = &self.runner.settings;
+        match self.runner.sink.transactions() {
+            None => settings.batch_size,
+            Some(_) => self.tracker.room(settings.max_in_flight),
+        }
     }
 
     /// Sorts what was read into what is sent and what is parked, and parks the latter.
@@ -197,23 +207,15 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 }
 
 /// How much to read next, and when, from what the last read brought.
+#[derive(Default)]
 struct Reader {
-    batch_size: usize,
     /// Of each lane, how many messages were asked for and how many came.
     last: Vec<(i16, usize, usize)>,
     empty: u32,
 }
 
 impl Reader {
-    fn new(batch_size: usize) -> Self {
-        Self {
-            batch_size,
-            last: Vec::new(),
-            empty: 0,
-        }
-    }
-
-    fn quotas(&self, lanes: &[i16]) -> Vec<(i16, usize)> {
+    fn quotas(&self, most: usize, lanes: &[i16]) -> Vec<(i16, usize)> {
         let last: Vec<_> = lanes
             .iter()
             .map(|lane| {
@@ -221,7 +223,7 @@ impl Reader {
                 last.map(|&(_, asked, got)| (asked, got))
             })
             .collect();
-        let quotas = quota::share(self.batch_size, &last);
+        let quotas = quota::share(most, &last);
         lanes.iter().copied().zip(quotas).collect()
     }
 
@@ -281,7 +283,7 @@ mod tests {
 
     fn request(reader: &Reader) -> ReadRequest {
         ReadRequest {
-            lanes: reader.quotas(&[0, 1]),
+            lanes: reader.quotas(10, &[0, 1]),
             ..ReadRequest::default()
         }
     }
@@ -289,7 +291,7 @@ mod tests {
     #[test]
     fn pauses_only_without_work() {
         let second = Duration::from_secs(1);
-        let mut reader = Reader::new(10);
+        let mut reader = Reader::default();
         let first = request(&reader);
         assert_eq!(first.lanes, [(0, 5), (1, 5)]);
         reader.learn(&first, &read(0, 5));
@@ -317,7 +319,7 @@ mod tests {
     /// Or a key that waits would keep the runner reading it over and over.
     #[test]
     fn a_full_lane_of_which_nothing_can_be_sent_is_no_work() {
-        let mut reader = Reader::new(10);
+        let mut reader = Reader::default();
         let first = request(&reader);
         reader.learn(&first, &read(0, 5));
         reader.brought_nothing();

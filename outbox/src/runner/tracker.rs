@@ -230,6 +230,11 @@ impl Tracker {
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
 
+    /// How many messages may be read until so many are in flight.
+    pub(super) fn room(&self, limit: usize) -> usize {
+        limit.saturating_sub(self.lock().in_flight.len())
+    }
+
     /// Waits until something has changed, if `condition` does not hold already.
     pub(super) async fn wait_until(&self, condition: impl Fn(&Self) -> bool) {
         loop {
