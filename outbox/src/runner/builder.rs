@@ -14,12 +14,17 @@ use crate::store::{RunnerId, Store};
 /// Below this, a lease would end in an ordinary pause of the machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
+/// How many messages are in flight unless it is said otherwise.
+const IN_FLIGHT: usize = 5_000;
+const IN_FLIGHT_IN_TRANSACTIONS: usize = 20_000;
+
 /// Configures a [`Runner`]. The defaults are right for most.
 #[derive(Debug)]
 pub struct RunnerBuilder<S, K> {
     store: S,
     sink: K,
     name: Option<String>,
+    max_in_flight: Option<usize>,
     settings: Settings,
 }
 
@@ -29,9 +34,10 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             store,
             sink,
             name: None,
+            max_in_flight: None,
             settings: Settings {
                 batch_size: 1_000,
-                max_in_flight: 5_000,
+                max_in_flight: IN_FLIGHT,
                 max_in_flight_bytes: 32 << 20,
                 poll_interval: Duration::from_secs(1),
                 lease: Duration::from_secs(15),
@@ -60,10 +66,11 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     }
 
     /// The most messages that are read and not yet settled. By default 5,000, so that some batches
-    /// are on their way while one is settled and the next one is read.
+    /// are on their way while one is settled and the next one is read; and 20,000 with a sink that
+    /// delivers in transactions, whose cost is by their number.
     #[must_use]
     pub fn max_in_flight(mut self, messages: usize) -> Self {
-        self.settings.max_in_flight = messages;
+        self.max_in_flight = Some(messages);
         self
     }
 
@@ -123,8 +130,13 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             store,
             sink,
             name,
-            settings,
+            max_in_flight,
+            mut settings,
         } = self;
+        settings.max_in_flight = max_in_flight.unwrap_or_else(|| match sink.transactions() {
+            None => IN_FLIGHT,
+            Some(_) => IN_FLIGHT_IN_TRANSACTIONS,
+        });
         settings.check(sink.delivery_timeout())?;
         let id = Uuid::new_v4();
         Ok(Runner {

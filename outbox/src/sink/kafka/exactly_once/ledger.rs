@@ -111,6 +111,8 @@ impl Ledger {
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
+            // The end is all that is waited for, and told at once.
+            .set("fetch.wait.max.ms", "10")
             .set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer = config.create().map_err(away)?;
         let partition = i32::from(lane);
