@@ -7,9 +7,7 @@ mod config;
 mod outcome;
 mod pending;
 mod producer;
-mod sickness;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -70,7 +68,7 @@ impl KafkaSink {
         record.key = message.key();
         record.payload = message.payload();
         loop {
-            if self.producer.sickness().concerns(message.topic()) {
+            if self.producer.failures().concern(message) {
                 return Err(SinkError::skipped());
             }
             if Instant::now() >= deadline {
@@ -100,21 +98,13 @@ impl fmt::Debug for KafkaSink {
 impl Sink for KafkaSink {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
         let pending = self.producer.pending();
-        let open = self.producer.sickness().open_batch();
+        let open = self.producer.failures().open_batch();
         let (tokens, outcomes) = pending.open(batch.len());
-        let mut refused = HashSet::new();
         for (stored, token) in batch.iter().zip(tokens) {
-            let key = || stored.message.ordering_key().fingerprint();
-            let behind = !refused.is_empty() && key().is_some_and(|key| refused.contains(&key));
-            let sent = if behind {
-                Err(SinkError::skipped())
-            } else {
-                self.enqueue(stored, token, deadline).await
-            };
-            if let Err(error) = sent {
-                refused.extend(key());
-                self.producer
-                    .report(token, Err(error), stored.message.topic());
+            if let Err(error) = self.enqueue(stored, token, deadline).await {
+                let message = &stored.message;
+                self.producer.failures().hold_key_of(message);
+                self.producer.report(token, Err(error), message.topic());
             }
         }
         Delivery::new(outcomes.map(move |outcomes| {
