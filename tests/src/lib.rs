@@ -9,8 +9,8 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
-pub mod broker;
 pub mod database;
+pub mod messages;
 pub mod topic;
 
 pub use outbox_test_servers as servers;
