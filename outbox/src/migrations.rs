@@ -22,6 +22,11 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 #[cfg(feature = "postgres")]
 pub const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
+/// The least rights on PostgreSQL, as SQL: a role `outbox_writer` for who publishes, and a role
+/// `outbox_runner`. No migration, since it makes roles: run it once after the migrations.
+#[cfg(feature = "postgres")]
+pub const POSTGRES_GRANTS: &str = include_str!("../migrations/postgres/grants.sql");
+
 /// The tables on SQLite, version 3.35 or later.
 #[cfg(feature = "sqlite")]
 pub const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");

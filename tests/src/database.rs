@@ -1,5 +1,7 @@
 //! Databases of a test's own, with the outbox's tables.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, anyhow};
 use diesel::connection::{LoadConnection, SimpleConnection as _};
 use diesel::r2d2::R2D2Connection;
@@ -66,6 +68,13 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn archived(&self) -> Result<i64>;
 
+    /// How many messages are dead letters.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn dead_letters(&self) -> Result<i64>;
+
     /// Runs SQL as somebody without Diesel would.
     ///
     /// # Errors
@@ -107,9 +116,12 @@ impl Postgres {
     ///
     /// When the server can't be reached.
     pub fn empty() -> Result<Self> {
-        let admin = crate::postgres_url()?;
+        Self::empty_on(&crate::postgres_url()?)
+    }
+
+    fn empty_on(admin: &str) -> Result<Self> {
         let name = format!("test_{}", Uuid::new_v4().simple());
-        PgConnection::establish(&admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
+        PgConnection::establish(admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
         let (server, _) = admin.rsplit_once('/').context("a URL with a database")?;
         Ok(Self {
             url: format!("{server}/{name}"),
@@ -118,6 +130,35 @@ impl Postgres {
 }
 
 impl Postgres {
+    /// A new database with the outbox's tables on the server of this URL.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached or refuses a statement.
+    pub fn create_on(admin: &str) -> Result<Self> {
+        Self::empty_on(admin)?.with_tables()
+    }
+
+    fn with_tables(self) -> Result<Self> {
+        let mut connection = self.connect()?;
+        connection
+            .run_pending_migrations(outbox::migrations::POSTGRES)
+            .map_err(|error| anyhow!(error))?;
+        connection.batch_execute(COUNTERS)?;
+        Ok(self)
+    }
+
+    /// The same database by another way: the address of a proxy or a pooler.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one that this type makes.
+    pub fn url_via(&self, address: SocketAddr) -> Result<String> {
+        let (user, rest) = self.url.split_once('@').context("a URL with a user")?;
+        let (_, name) = rest.split_once('/').context("a URL with a database")?;
+        Ok(format!("{user}@{address}/{name}"))
+    }
+
     /// The rows of a query for one number each, called `count`.
     ///
     /// # Errors
@@ -126,6 +167,22 @@ impl Postgres {
     pub fn counts(&self, query: &str) -> Result<Vec<i64>> {
         let rows: Vec<Count> = sql_query(query).load(&mut self.connect()?)?;
         Ok(rows.into_iter().map(|row| row.count).collect())
+    }
+
+    /// The message ids of all that waits, parked or not.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    pub fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Uuid)]
+            message_id: Uuid,
+        }
+        let query = "SELECT message_id FROM outbox UNION ALL SELECT message_id FROM outbox_parked";
+        let rows: Vec<Row> = sql_query(query).load(&mut self.connect()?)?;
+        Ok(rows.into_iter().map(|row| row.message_id).collect())
     }
 
     fn count(&self, table: &str) -> Result<i64> {
@@ -139,13 +196,7 @@ impl Database for Postgres {
     type Store = PostgresStore;
 
     fn create() -> Result<Self> {
-        let database = Self::empty()?;
-        let mut connection = database.connect()?;
-        connection
-            .run_pending_migrations(outbox::migrations::POSTGRES)
-            .map_err(|error| anyhow!(error))?;
-        connection.batch_execute(COUNTERS)?;
-        Ok(database)
+        Self::empty()?.with_tables()
     }
 
     fn url(&self) -> &str {
@@ -173,6 +224,10 @@ impl Database for Postgres {
 
     fn archived(&self) -> Result<i64> {
         self.count("outbox_archive")
+    }
+
+    fn dead_letters(&self) -> Result<i64> {
+        self.count("outbox_dead_letters")
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {
@@ -259,6 +314,10 @@ impl Database for SqliteFile {
 
     fn archived(&self) -> Result<i64> {
         self.count("outbox_archive")
+    }
+
+    fn dead_letters(&self) -> Result<i64> {
+        self.count("outbox_dead_letters")
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {

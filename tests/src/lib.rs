@@ -9,8 +9,13 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
+pub mod crash;
 pub mod database;
+pub mod history;
+pub mod load;
 pub mod messages;
+pub mod plans;
+pub mod proxy;
 pub mod topic;
 
 pub use outbox_test_servers as servers;

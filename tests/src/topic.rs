@@ -32,11 +32,16 @@ impl Kafka {
     /// When there can be none in this process.
     pub fn new() -> Result<Self> {
         match crate::kafka_bootstrap() {
-            Ok(bootstrap) => Ok(Self {
-                bootstrap,
-                mock: None,
-            }),
+            Ok(bootstrap) => Ok(Self::at(bootstrap)),
             Err(_) => Self::in_process(),
+        }
+    }
+
+    /// The real brokers at this address.
+    pub fn at(bootstrap: impl Into<String>) -> Self {
+        Self {
+            bootstrap: bootstrap.into(),
+            mock: None,
         }
     }
 
@@ -108,6 +113,7 @@ impl Kafka {
 /// A topic and a consumer of it, from its beginning.
 #[allow(missing_debug_implementations)]
 pub struct Topic {
+    bootstrap: String,
     name: String,
     consumer: BaseConsumer,
     partitions: i32,
@@ -162,6 +168,7 @@ impl Topic {
         }
         consumer.assign(&assignment)?;
         Ok(Self {
+            bootstrap: bootstrap.to_owned(),
             name,
             consumer,
             partitions,
@@ -171,6 +178,21 @@ impl Topic {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How many messages are in it, duplicates included.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers can't be asked.
+    pub fn len(&self) -> Result<i64> {
+        let end = |partition| {
+            let watermarks = self
+                .consumer
+                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
+            Ok(watermarks.1)
+        };
+        (0..self.partitions).map(end).sum()
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
@@ -230,6 +252,47 @@ impl Topic {
                 missing.remove(&message.partition());
             }
             arrived.push(owned(&message));
+        }
+        Ok(arrived)
+    }
+
+    /// All that consumers see, from the beginning to the end, where messages of transactions that were
+    /// not committed are not seen.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers can't be asked, or a transaction stays open.
+    pub fn read_committed(&self) -> Result<Vec<Arrived>> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("group.id", &self.name)
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .create()?;
+        let mut assignment = TopicPartitionList::new();
+        let mut missing = HashMap::new();
+        for partition in 0..self.partitions {
+            assignment.add_partition_offset(&self.name, partition, Offset::Beginning)?;
+            let (_, end) = consumer.fetch_watermarks(&self.name, partition, TIMEOUT)?;
+            missing.insert(partition, end);
+        }
+        consumer.assign(&assignment)?;
+        let deadline = Instant::now() + TIMEOUT;
+        let mut arrived = Vec::new();
+        while !missing.is_empty() {
+            ensure!(
+                Instant::now() < deadline,
+                "the end is not reached: {missing:?}"
+            );
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => arrived.push(owned(&message)),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    missing.remove(&partition);
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => {}
+            }
         }
         Ok(arrived)
     }

@@ -237,6 +237,27 @@ async fn a_dead_letter_lets_its_key_go_on<D: Database>() -> Result<()> {
     Ok(())
 }
 
+async fn a_dead_letter_can_stay_in_the_database<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let messages = keyed("t", 10, 1);
+    let poison = messages[4].id();
+    publish(&database, &messages)?;
+    let broker = RecordingSink::new().answering(move |message, _| match message.id() == poison {
+        true => Err(SinkError::rejected("poison")),
+        false => Ok(()),
+    });
+    let runner = builder(&database, &broker)?.on_rejection(OnRejection::DeadLetterTable);
+    let runner = runner.build()?.spawn()?;
+    broker.wait_until(|log| log.len() == 9).await;
+    settled(&database).await?;
+    assert_eq!(stop(runner).await?, 9);
+    let sent: Vec<_> = broker.delivered().iter().map(Message::id).collect();
+    let expected = messages.iter().map(Message::id).filter(|id| *id != poison);
+    assert_eq!(sent, expected.collect::<Vec<_>>());
+    assert_eq!(database.dead_letters()?, 1);
+    Ok(())
+}
+
 async fn a_halted_lane_keeps_everything<D: Database>() -> Result<()> {
     let database = D::create()?;
     publish(&database, &keyed("t", 5, 1))?;
@@ -369,6 +390,7 @@ outbox_tests::on_each_database!(
     a_parked_key_survives_its_runner,
     a_missing_topic_holds_up_its_own_messages_only,
     a_dead_letter_lets_its_key_go_on,
+    a_dead_letter_can_stay_in_the_database,
     a_halted_lane_keeps_everything,
     delivered_messages_can_be_kept,
     a_panic_in_the_sink_loses_nothing,

@@ -1,11 +1,14 @@
 //! What every store promises the runner, and what is about one database only.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
 use diesel::Connection as _;
-use outbox::store::{Store, StoreErrorKind};
+use outbox::store::{LaneBatch, Lease, RunnerId, Store, StoreErrorKind};
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres};
+use uuid::Uuid;
 
 struct Fixture<D: Database> {
     database: D,
@@ -69,5 +72,71 @@ async fn a_read_only_postgres_is_refused() -> Result<()> {
     let error = database.store()?.check().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Fatal);
     assert!(error.to_string().contains("read-only"), "{error}");
+    Ok(())
+}
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(200);
+
+fn runner(name: &str) -> RunnerId {
+    RunnerId {
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+    }
+}
+
+async fn lease<S: Store>(store: &S, runner: &RunnerId, ttl: Duration) -> Result<Vec<Lease>> {
+    Ok(store.lease(runner, ttl).await?.leases)
+}
+
+/// Asks until another runner's leases have ended.
+async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<Lease>> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let leases = lease(store, runner, LONG).await?;
+        if !leases.is_empty() {
+            return Ok(leases);
+        }
+        ensure!(Instant::now() < deadline, "no lane became free");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What exactly-once delivery rests on.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers() -> Result<()> {
+    let store = Postgres::create()?.store()?;
+    let batch = |number: i64| LaneBatch {
+        lane: 3,
+        number,
+        ids: vec![number, number + 1],
+        parked: number == 2,
+    };
+    let (zombie, heir) = (runner("zombie"), runner("heir"));
+    let old = lease(&store, &zombie, SHORT).await?;
+    let of = |leases: &[Lease]| {
+        leases
+            .iter()
+            .filter(|l| l.lane == 3)
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        store.note_batches(&zombie, &old, &[batch(1)]).await?,
+        of(&old)
+    );
+    let new = lease_when_free(&store, &heir).await?;
+
+    assert_eq!(store.note_batches(&zombie, &old, &[batch(2)]).await?, []);
+    assert_eq!(store.noted_batches(&zombie, &of(&old)).await?, []);
+    assert_eq!(store.noted_batches(&heir, &of(&new)).await?, [batch(1)]);
+    assert_eq!(
+        store.note_batches(&heir, &new, &[batch(2)]).await?,
+        of(&new)
+    );
+    // As if an answer had been given up, and the statement came late.
+    assert_eq!(store.note_batches(&heir, &new, &[batch(1)]).await?, []);
+    assert_eq!(store.noted_batches(&heir, &of(&new)).await?, [batch(2)]);
     Ok(())
 }

@@ -6,6 +6,23 @@
 
 CREATE SEQUENCE outbox_id_seq AS bigint CACHE 1;
 
+-- What messages are ordered by, as a number: (topic, partition) where there is a partition, else
+-- (topic, key) where there is a key, else anything. It must only be stable while messages wait. Short
+-- enough to be inlined wherever it is used.
+CREATE FUNCTION outbox_ordering_key(topic text, partition integer, key bytea, message_id uuid)
+    RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $function$
+SELECT hashtextextended(
+        topic,
+        CASE
+            WHEN partition IS NOT NULL THEN partition::bigint
+            WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
+            ELSE uuid_hash_extended(message_id, 0)
+        END
+    )
+$function$;
+
 CREATE TABLE outbox (
     -- The order of messages. Three things happen in this default, in this order:
     --   1. A transaction with synchronous_commit = off would show rows that a crash of the server
@@ -21,18 +38,9 @@ CREATE TABLE outbox (
             THEN nextval('outbox_id_seq')
         END
     ),
-    -- The unit of ordering and of ownership, from the ordering key: (topic, partition) where there is
-    -- a partition, else (topic, key) where there is a key, else anything. Generated here, so that
-    -- writers in all languages agree. It must only be stable while messages wait.
+    -- The unit of ordering and of ownership. Generated here, so that writers in all languages agree.
     lane smallint NOT NULL GENERATED ALWAYS AS (
-        (hashtextextended(
-            topic,
-            CASE
-                WHEN partition IS NOT NULL THEN partition::bigint
-                WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
-                ELSE uuid_hash_extended(message_id, 0)
-            END
-        ) & 15)::smallint
+        (outbox_ordering_key(topic, partition, key, message_id) & 15)::smallint
     ) STORED,
     -- By which consumers recognise a message that is delivered twice; sent as header outbox-id.
     message_id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -71,9 +79,11 @@ CREATE TABLE outbox_lanes (
     -- The fencing token: +1 on every change of owner.
     epoch bigint NOT NULL DEFAULT 0,
     expires_at timestamptz NOT NULL DEFAULT '-infinity',
-    -- For exactly-once delivery: the number and the message ids of the batch that is being sent.
+    -- For exactly-once delivery: the batch that was sent last, or is being sent. Its messages stand in
+    -- outbox, or in outbox_parked.
     batch bigint NOT NULL DEFAULT 0,
-    manifest uuid[]
+    manifest bigint[] NOT NULL DEFAULT '{}',
+    manifest_parked boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 
 INSERT INTO outbox_lanes (lane) SELECT generate_series(0, 15);
@@ -85,6 +95,19 @@ CREATE TABLE outbox_runners (
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
+
+-- The doorbell: until when the runner of a lane sleeps. Who writes a message to a lane whose runner
+-- sleeps also sends NOTIFY outbox; while runners are awake, nobody does, since PostgreSQL lets only one
+-- transaction at a time commit with a notification.
+CREATE TABLE outbox_doorbell (
+    lane smallint PRIMARY KEY CHECK (lane BETWEEN 0 AND 15),
+    asleep_until timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 50);
+
+INSERT INTO outbox_doorbell (lane) SELECT generate_series(0, 15);
+
+-- All that a writer may read.
+GRANT SELECT ON outbox_doorbell TO PUBLIC;
 
 -- Messages of keys that are set aside because the sink refused one, in order.
 CREATE TABLE outbox_parked (
@@ -106,19 +129,13 @@ CREATE TABLE outbox_parked (
     next_attempt_at timestamptz,
     -- What is parked and released together. A key itself can be too long for an index.
     ordering_key bigint NOT NULL GENERATED ALWAYS AS (
-        hashtextextended(
-            topic,
-            CASE
-                WHEN partition IS NOT NULL THEN partition::bigint
-                WHEN key IS NOT NULL THEN hashtextextended(encode(key, 'hex') COLLATE "C", 0)
-                ELSE uuid_hash_extended(message_id, 0)
-            END
-        )
+        outbox_ordering_key(topic, partition, key, message_id)
     ) STORED,
     PRIMARY KEY (lane, id)
 );
 
 CREATE INDEX outbox_parked_by_key ON outbox_parked (lane, ordering_key, id);
+
 -- Delivered messages, where the runner's completion is `Archive`.
 CREATE TABLE outbox_archive (
     id bigint NOT NULL,
@@ -134,6 +151,23 @@ CREATE TABLE outbox_archive (
     delivered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- By time, so that what is past its retention lies together.
     PRIMARY KEY (delivered_at, lane, id)
+);
+
+-- Refused messages, where the runner's policy is a dead-letter table.
+CREATE TABLE outbox_dead_letters (
+    id bigint NOT NULL,
+    lane smallint NOT NULL,
+    message_id uuid NOT NULL,
+    topic text COLLATE "C" NOT NULL,
+    partition integer,
+    key bytea,
+    payload bytea,
+    headers json,
+    event_type text,
+    created_at timestamptz NOT NULL,
+    refused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    error text NOT NULL,
+    PRIMARY KEY (lane, id)
 );
 
 -- What the runner does is done by functions, because only a function carries the planner's settings
@@ -225,12 +259,18 @@ $function$;
 
 -- The oldest messages of each lane, as many as are asked for and until their payloads and keys have
 -- passed so many bytes, without those that the runner has and without some topics. One index scan a
--- lane, from its start, which stops at the limit; nothing is sorted. (<> ALL is hashed only since
--- PostgreSQL 15, so the ids stand in a subquery.)
-CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], max_bytes bigint, exclude bigint[], exclude_topics text[])
+-- lane, which stops at the limit; nothing is sorted. (<> ALL is hashed only since PostgreSQL 15, so the
+-- ids stand in a subquery.)
+--
+-- Each scan starts at the lane's floor, below which the runner knows of nothing that is not delivered,
+-- so that rows are not walked that are dead but can't be vacuumed yet. Transactions that were late when
+-- the floor was set, and have ended since, may have committed something below it: each comes with the
+-- floor from which what it wrote is found. The snapshot that decides is the one that reads.
+CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], floors bigint[], max_bytes bigint, exclude bigint[],
+    exclude_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
     RETURNS TABLE (
         lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
-        payload bytea, headers text, event_type text, created_at timestamp)
+        payload bytea, headers text, event_type text, created_at timestamptz)
     LANGUAGE sql VOLATILE
     SET enable_seqscan = off
     SET enable_bitmapscan = off
@@ -239,20 +279,39 @@ CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], max_bytes bigint, e
     SET enable_mergejoin = off
 AS $function$
 SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
-        m.event_type, m.created_at AT TIME ZONE 'UTC'
-    FROM unnest($1, $2) AS l (lane, most)
+        m.event_type, m.created_at
+    FROM unnest($1, $2, $3) AS l (lane, most, floor)
     CROSS JOIN LATERAL (
         SELECT o.*,
             sum(coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0))
                 OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS bytes
         FROM outbox AS o
         WHERE o.lane = l.lane
-            AND o.id NOT IN (SELECT unnest($4))
-            AND o.topic <> ALL ($5)
+            AND o.id >= least(l.floor, (
+                SELECT min(late.floor)
+                FROM unnest($7, $8, $9) AS late (lane, xid, floor)
+                WHERE late.lane = l.lane
+                    AND pg_visible_in_snapshot(late.xid::text::xid8, pg_current_snapshot())
+            ))
+            AND o.id NOT IN (SELECT unnest($5))
+            AND o.topic <> ALL ($6)
         ORDER BY o.id
         LIMIT l.most
     ) AS m
-    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $3
+    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $4
+$function$;
+
+-- What floors are made of: the highest id that was drawn until now, a transaction id that was drawn
+-- after it (so whoever drew an id up to that one has a lower transaction id), and the transactions that
+-- are in progress.
+CREATE FUNCTION outbox_horizon()
+    RETURNS TABLE (last_id bigint, xid bigint, in_progress bigint[])
+    LANGUAGE sql VOLATILE
+AS $function$
+WITH drawn AS MATERIALIZED (SELECT s.last_value AS id FROM outbox_id_seq AS s)
+    SELECT d.id, pg_current_xact_id()::text::bigint,
+        ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS x)
+    FROM drawn AS d
 $function$;
 
 -- Deletes what was delivered, one index probe a message.
@@ -341,6 +400,37 @@ WITH mine AS MATERIALIZED (
              error, attempts, next_attempt_at)
         SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
             g.error, g.attempts, clock_timestamp() + g.retry_ms * interval '1 millisecond'
+        FROM gone AS g
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- Moves a refused message to the dead letters.
+CREATE FUNCTION outbox_bury(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, error text)
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), gone AS (
+        DELETE FROM outbox AS o
+        WHERE o.lane = $4 AND o.id = $5 AND o.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING o.*
+    ), dead AS (
+        INSERT INTO outbox_dead_letters
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, error)
+        SELECT g.id, g.lane, message_id, topic, partition, key, payload, headers, event_type,
+            created_at, $6
         FROM gone AS g
     )
     SELECT m.lane, m.epoch FROM mine AS m
@@ -449,4 +539,31 @@ WITH mine AS MATERIALIZED (
         WHERE p.lane = $4 AND p.id = $5 AND p.lane IN (SELECT m.lane FROM mine AS m)
     )
     SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+-- For exactly-once delivery: takes note of what is about to be sent, one batch a lane. Should the runner
+-- die, its successor finds out at the broker whether this very batch was committed. Returns the lanes
+-- whose batch was noted: a statement that comes late does not take the place of a later batch.
+CREATE FUNCTION outbox_note_batches(held smallint[], epochs bigint[], runner uuid, lanes smallint[], numbers bigint[],
+    parked boolean[], id_lanes smallint[], ids bigint[])
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR UPDATE OF l
+    ), noted AS (
+        UPDATE outbox_lanes AS l
+        SET batch = b.number,
+            manifest = ARRAY(SELECT i.id FROM unnest($7, $8) AS i (lane, id) WHERE i.lane = l.lane),
+            manifest_parked = b.parked
+        FROM unnest($4, $5, $6) AS b (lane, number, parked)
+        WHERE l.lane = b.lane AND l.batch < b.number AND l.lane IN (SELECT m.lane FROM mine AS m)
+        RETURNING l.lane, l.epoch
+    )
+    SELECT n.lane, n.epoch FROM noted AS n
 $function$;

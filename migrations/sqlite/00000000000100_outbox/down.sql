@@ -1,3 +1,4 @@
+DROP TABLE outbox_dead_letters;
 DROP TABLE outbox_archive;
 DROP TABLE outbox_parked;
 DROP TABLE outbox_runners;

@@ -28,9 +28,7 @@ CREATE TABLE outbox_lanes (
     lane INTEGER PRIMARY KEY CHECK (lane = 0),
     owner TEXT,
     epoch INTEGER NOT NULL DEFAULT 0,
-    expires_at TEXT NOT NULL DEFAULT '0000-01-01T00:00:00.000Z',
-    batch INTEGER NOT NULL DEFAULT 0,
-    manifest TEXT
+    expires_at TEXT NOT NULL DEFAULT '0000-01-01T00:00:00.000Z'
 );
 
 INSERT INTO outbox_lanes (lane) VALUES (0);
@@ -83,4 +81,20 @@ CREATE TABLE outbox_archive (
     created_at TEXT NOT NULL,
     delivered_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     PRIMARY KEY (delivered_at, lane, id)
+);
+
+CREATE TABLE outbox_dead_letters (
+    id INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER,
+    key BLOB,
+    payload BLOB,
+    headers TEXT,
+    event_type TEXT,
+    created_at TEXT NOT NULL,
+    refused_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    error TEXT NOT NULL,
+    PRIMARY KEY (lane, id)
 );

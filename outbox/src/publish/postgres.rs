@@ -37,7 +37,7 @@ impl OutboxBackend for Pg {
     }
 }
 
-/// One row.
+/// One row. Where the runner of its lane sleeps, it rings the doorbell, in the same statement.
 #[derive(Debug)]
 pub struct InsertOne<'m> {
     id: Uuid,
@@ -55,7 +55,7 @@ impl QueryFragment<Pg> for InsertOne<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let message = self.message;
         out.push_sql(INSERT);
-        out.push_sql("VALUES (");
+        out.push_sql("SELECT * FROM (VALUES (");
         out.push_bind_param::<SqlUuid, _>(&self.id)?;
         out.push_sql(", ");
         out.push_bind_param::<Text, _>(&message.topic)?;
@@ -69,7 +69,12 @@ impl QueryFragment<Pg> for InsertOne<'_> {
         out.push_bind_param::<Nullable<Text>, _>(&self.headers)?;
         out.push_sql("::json, ");
         out.push_bind_param::<Nullable<Text>, _>(&message.event_type)?;
-        out.push_sql(")");
+        out.push_sql(
+            ")) AS m (id, topic, partition, key, payload, headers, event_type) WHERE (\
+                SELECT count(pg_notify('outbox', b.lane::text)) FROM outbox_doorbell AS b \
+                WHERE b.lane = outbox_ordering_key(m.topic, m.partition, m.key, m.id) & 15 \
+                    AND b.asleep_until > clock_timestamp()) >= 0",
+        );
         Ok(())
     }
 }
@@ -77,7 +82,8 @@ impl QueryFragment<Pg> for InsertOne<'_> {
 /// Any number of rows in one statement, a column an array: the statement has the same text whatever
 /// the number, so it is prepared once, and no limit on bind parameters applies.
 ///
-/// `unnest` returns its rows in order, and the ids are drawn as they come.
+/// `unnest` returns its rows in order, and the ids are drawn as they come. Whoever sleeps is woken,
+/// whatever the lanes: it is looked up once, not for each row.
 #[derive(Debug)]
 pub struct InsertMany<'m> {
     ids: Vec<Uuid>,
@@ -111,7 +117,11 @@ impl QueryFragment<Pg> for InsertMany<'_> {
         out.push_bind_param::<Array<Nullable<Text>>, _>(&self.headers)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Nullable<Text>>, _>(&self.event_types)?;
-        out.push_sql(") AS m (id, topic, partition, key, payload, headers, event_type)");
+        out.push_sql(
+            ") AS m (id, topic, partition, key, payload, headers, event_type) WHERE (\
+                SELECT count(pg_notify('outbox', b.lane::text)) FROM outbox_doorbell AS b \
+                WHERE b.asleep_until > clock_timestamp()) >= 0",
+        );
         Ok(())
     }
 }

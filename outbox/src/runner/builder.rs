@@ -1,5 +1,6 @@
 //! How a runner is configured.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -134,6 +135,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             },
             settings,
             events: Emitter::new(),
+            bell: Arc::default(),
         })
     }
 }

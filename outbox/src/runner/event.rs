@@ -34,7 +34,7 @@ pub enum RunnerEvent {
     },
     /// A parked message was delivered, and its key goes on.
     Released(MessageInfo),
-    /// A refused message was sent to the dead-letter topic.
+    /// A refused message was sent to the dead-letter topic, or moved to the table of dead letters.
     DeadLettered(MessageInfo),
     /// A lane stands still because of a refused message and the policy
     /// [`Halt`](super::OnRejection::Halt).

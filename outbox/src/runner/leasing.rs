@@ -77,6 +77,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(Cleaned::Some)
     }
 
+    #[tracing::instrument(name = "lease", level = "debug", skip_all)]
     async fn renew(&self) -> Result<(), StoreError> {
         let runner = self.runner;
         let ttl = runner.settings.lease;
@@ -97,6 +98,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         self.tracker.lose(lost);
         for &lease in lost {
             let Lease { lane, epoch } = lease;
+            self.let_go(lane);
             tracing::warn!(lane, epoch, "lane lost");
             self.runner.events.emit(|| RunnerEvent::LaneLost(lease));
         }
@@ -121,6 +123,12 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(())
     }
 
+    fn let_go(&self, lane: i16) {
+        if let Some(transactions) = self.runner.sink.transactions() {
+            transactions.let_go(lane);
+        }
+    }
+
     /// What is more than the runner's share is drained, for another one that has less.
     fn leave_excess(&self, granted: &Granted) {
         let excess = granted.leases.len().saturating_sub(granted.share);
@@ -138,6 +146,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .ask(runner.store.release(&runner.id, &drained))
             .await?;
         for lease in drained {
+            self.let_go(lease.lane);
             tracing::info!(lane = lease.lane, "lane handed back");
             runner.events.emit(|| RunnerEvent::LaneReleased(lease));
         }

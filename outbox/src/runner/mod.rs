@@ -14,12 +14,16 @@ mod reading;
 mod refusal;
 mod session;
 mod settling;
+mod signal;
 mod suspension;
 mod thread;
 mod tracker;
+mod transactions;
+mod waking;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -27,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::backoff::Backoff;
 use self::event::Emitter;
 use self::session::Session;
+use self::waking::Bell;
 use crate::sink::{Sink, SinkError};
 use crate::store::{RunnerId, Store, StoreError, StoreErrorKind};
 
@@ -34,6 +39,7 @@ pub use self::builder::{BuildError, Completion, RunnerBuilder};
 pub use self::event::{Events, MessageInfo, RunnerEvent};
 pub use self::refusal::OnRejection;
 pub use self::thread::RunnerThread;
+pub use self::waking::Waker;
 
 /// Moves messages from a store to a sink, in order, until it is told to stop.
 ///
@@ -49,17 +55,14 @@ pub use self::thread::RunnerThread;
 /// let store = PostgresStore::new("postgres://shop@localhost/shop")?;
 /// let sink = KafkaSink::builder("localhost:9092").build()?;
 /// let runner = Runner::builder(store, sink).build()?;
-/// runner
-///     .run_until(async {
-///         tokio::signal::ctrl_c().await.ok();
-///     })
-///     .await?;
+/// runner.run_until_signal().await?;
 /// # Ok(())
 /// # }
 /// # }
 /// ```
 ///
-/// In a program without tokio, [`spawn`](Self::spawn) runs it on a thread of its own.
+/// [`run_until`](Self::run_until) leaves it to the program when to stop. In a program without tokio,
+/// [`spawn`](Self::spawn) runs it on a thread of its own.
 ///
 /// Several runners may work on one database at the same time. On PostgreSQL they share its 16 lanes
 /// fairly; one that comes gets its share within seconds, and so do the others when one goes. On SQLite
@@ -71,6 +74,7 @@ pub struct Runner<S, K> {
     id: RunnerId,
     settings: Settings,
     events: Emitter,
+    bell: Arc<Bell>,
 }
 
 /// What a [`RunnerBuilder`] configures; it explains each.
@@ -105,6 +109,15 @@ pub enum RunError {
     /// The sink can't work as it is configured.
     #[error("the sink can't be used: {0}")]
     Sink(SinkError),
+
+    /// A second signal came while [`Runner::run_until_signal`] was stopping. What was in flight is
+    /// delivered once more by the next runner.
+    #[error("interrupted: what was in flight is delivered once more by the next runner")]
+    Interrupted,
+
+    /// The system lets the process hear no signals.
+    #[error("no signals can be heard: {0}")]
+    Signals(std::io::Error),
 
     /// The thread of [`Runner::spawn`] could not be started.
     #[error("no thread for the runner: {0}")]
@@ -160,15 +173,16 @@ impl<S: Store, K: Sink> Runner<S, K> {
         self.events.subscribe()
     }
 
+    #[tracing::instrument(name = "outbox", skip_all, fields(runner = %self.id.name))]
     async fn run(&self, stop: &CancellationToken) -> Result<Report, RunError> {
         if self.ready(stop).await?.is_none() {
             return Ok(Report::default());
         }
-        tracing::info!(runner = %self.id.name, "started");
+        tracing::info!("started");
         let session = Session::new(self, stop.clone());
         session.run().await?;
         let delivered = session.delivered();
-        tracing::info!(runner = %self.id.name, delivered, "stopped");
+        tracing::info!(delivered, "stopped");
         Ok(Report { delivered })
     }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::backoff::Backoff;
-use super::session::{Batch, Origin, Session};
+use super::session::{Batch, Origin, Place, Session};
 use super::tracker::Admitted;
+use super::waking::{Rest, Sleep};
 use super::{RunError, quota, survive};
 use crate::sink::{Delivery, Sink};
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
@@ -27,7 +28,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut reader = Reader::new(self.runner.settings.batch_size);
         let mut backoff = Backoff::of_store();
         let mut looked_for_due = Instant::now();
+        let mut sleep = Sleep::default();
+        let mut taking_over = Backoff::of_sink();
         while self.ready_to_read().await {
+            self.take_over(&mut taking_over).await?;
             let mut step = self.step(&mut reader, &sent).await;
             if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
                 looked_for_due = Instant::now();
@@ -41,16 +45,21 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     continue;
                 }
             }
-            if let Some(pause) = reader.pause(self.runner.settings.poll_interval) {
-                let parked = self.tracker.has_parked();
-                self.pause(if parked {
-                    pause.min(LOOK_FOR_DUE)
-                } else {
-                    pause
-                })
-                .await;
+            if reader.found_work() {
+                self.get_up(&mut sleep).await;
+            }
+            let Some(pause) = reader.pause(self.runner.settings.poll_interval) else {
+                continue;
+            };
+            match self.lie_down(&mut sleep, pause).await {
+                Rest::Wait(pause) if self.tracker.has_parked() => {
+                    self.doze(pause.min(LOOK_FOR_DUE)).await;
+                }
+                Rest::Wait(pause) => self.doze(pause).await,
+                Rest::LookAgain => {}
             }
         }
+        self.get_up(&mut sleep).await;
         Ok(())
     }
 
@@ -73,6 +82,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// One read, and what comes of it.
+    #[tracing::instrument(name = "read", level = "debug", skip_all)]
     async fn step(
         &self,
         reader: &mut Reader,
@@ -80,6 +90,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), StoreError> {
         let runner = self.runner;
         let (leases, exclude) = self.tracker.begin_read();
+        if leases.is_empty() {
+            reader.brought_nothing();
+            return Ok(());
+        }
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let request = ReadRequest {
             lanes: reader.quotas(&lanes),
@@ -90,6 +104,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         };
         let read = runner.ask(runner.store.read(&request)).await?;
         reader.learn(&request, &read);
+        tracing::trace!(lanes = lanes.len(), messages = read.len(), "read");
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
             return Ok(());
         }
@@ -103,7 +118,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             return Ok(());
         }
-        let delivery = self.send(&admitted.to_send).await;
+        let delivery = self
+            .send(&admitted.leases, &admitted.to_send, Place::Outbox)
+            .await;
         let batch = Batch {
             number: admitted.number,
             origin: Origin::Outbox,
@@ -143,6 +160,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// Sends the first messages of parked keys again that are due.
+    #[tracing::instrument(name = "retry", level = "debug", skip_all)]
     async fn send_due(&self, sent: &UnboundedSender<(Batch, Delivery)>) -> Result<(), StoreError> {
         if !self.tracker.has_parked() {
             return Ok(());
@@ -166,7 +184,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .into_iter()
             .map(|due| (due.stored, due.attempts))
             .unzip();
-        let delivery = self.send(&messages).await;
+        let delivery = self.send(&leases, &messages, Place::Parked).await;
         let batch = Batch {
             number,
             origin: Origin::Parked(attempts),
@@ -226,6 +244,10 @@ impl Reader {
     fn brought_nothing(&mut self) {
         self.last.clear();
         self.empty = self.empty.saturating_add(1);
+    }
+
+    fn found_work(&self) -> bool {
+        self.empty == 0
     }
 
     /// How long to wait before the next read: not at all after a full lane, longer with every read

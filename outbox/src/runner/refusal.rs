@@ -31,6 +31,8 @@ pub enum OnRejection {
         /// The dead-letter topic.
         topic: String,
     },
+    /// Moves it, and it alone, to the table `outbox_dead_letters`, with the reason. Its key goes on.
+    DeadLetterTable,
     /// Stops its lane, a sixteenth of the keys, until the runner is started again.
     Halt,
 }
@@ -43,11 +45,19 @@ impl Default for OnRejection {
 }
 
 impl OnRejection {
+    /// Whether later messages of its key wait for a refused one.
+    pub(super) fn holds_up(&self) -> bool {
+        match self {
+            Self::Park { .. } | Self::Halt => true,
+            Self::DeadLetter { .. } | Self::DeadLetterTable => false,
+        }
+    }
+
     /// When a message is tried again that was tried so often. `None`: it waits for an operator.
     fn retry_in(&self, attempts: u32) -> Option<Duration> {
         let most = match self {
             Self::Park { attempts } => *attempts,
-            Self::DeadLetter { .. } | Self::Halt => return None,
+            Self::DeadLetter { .. } | Self::DeadLetterTable | Self::Halt => return None,
         };
         let doubled = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(16));
         (attempts < most).then(|| doubled.min(LONGEST_RETRY))

@@ -3,11 +3,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::suspension::Suspensions;
 use super::tracker::Tracker;
@@ -41,18 +42,24 @@ pub(super) struct Batch {
     pub(super) messages: Vec<StoredMessage>,
 }
 
-/// Where the messages of a batch stand.
+/// Where the messages of a batch stand, and how often parked ones were tried before.
 pub(super) enum Origin {
     Outbox,
-    /// Among the parked ones; how often each was tried before.
     Parked(Vec<u32>),
+}
+
+/// Where messages stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Outbox,
+    Parked,
 }
 
 impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     pub(super) fn new(runner: &'r Runner<S, K>, stop: CancellationToken) -> Self {
         Self {
             runner,
-            tracker: Tracker::default(),
+            tracker: Tracker::new(runner.sink.transactions().is_some()),
             leased_until: Mutex::new(Instant::now()),
             suspensions: Mutex::default(),
             parking: tokio::sync::Mutex::default(),
@@ -82,7 +89,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         // for, so that it can't take lanes anew that have been handed back.
         let leasing = self.stopping_on_error(self.keep_lanes(&work_is_done));
         let all = async {
-            let ((read, settled), leased) = tokio::join!(work, leasing);
+            let ((read, settled), leased, ()) = tokio::join!(work, leasing, self.listen());
             read.and(settled).and(leased)
         };
         let result = tokio::select! {
@@ -129,14 +136,19 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
 
     /// Gives messages to the sink. Those that can never be sent count as refused without being given to
     /// it; only retries of parked messages have such among them, one a key.
-    pub(super) async fn send(&self, messages: &[StoredMessage]) -> Delivery {
+    pub(super) async fn send(
+        &self,
+        leases: &[Lease],
+        messages: &[StoredMessage],
+        place: Place,
+    ) -> Delivery {
         if messages.iter().all(|stored| stored.defect.is_none()) {
-            return self.send_sound(messages).await;
+            return self.send_sound(leases, messages, place).await;
         }
         let sound = messages.iter().filter(|stored| stored.defect.is_none());
         let sound: Vec<_> = sound.cloned().collect();
         let defects: Vec<_> = messages.iter().map(|m| m.defect.clone()).collect();
-        let delivery = self.send_sound(&sound).await;
+        let delivery = self.send_sound(leases, &sound, place).await;
         Delivery::new(async move {
             let mut outcomes = delivery.await.into_iter();
             let outcome = |defect: Option<String>| match defect {
@@ -148,12 +160,29 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     }
 
     /// The sink takes no more messages when the leases come to their end.
-    async fn send_sound(&self, messages: &[StoredMessage]) -> Delivery {
+    async fn send_sound(
+        &self,
+        leases: &[Lease],
+        messages: &[StoredMessage],
+        place: Place,
+    ) -> Delivery {
         let sink = &self.runner.sink;
         let deadline = *self.lock_until() - sink.delivery_timeout();
         let _one_at_a_time = self.sending.lock().await;
-        let send = AssertUnwindSafe(sink.send(messages, deadline)).catch_unwind();
-        match send.await {
+        let span = tracing::debug_span!("send", messages = messages.len());
+        let sent = match sink.transactions() {
+            None => {
+                let send = sink.send(messages, deadline).instrument(span);
+                AssertUnwindSafe(send).catch_unwind().await
+            }
+            Some(transactions) => {
+                let commit = self.commit(transactions, leases, messages, place, deadline);
+                AssertUnwindSafe(commit.instrument(span))
+                    .catch_unwind()
+                    .await
+            }
+        };
+        match sent {
             Ok(delivery) => delivery,
             Err(_) => Delivery::ready(vec![Err(panicked()); messages.len()]),
         }
@@ -186,14 +215,6 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         self.suspensions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits, or until the session ends.
-    pub(super) async fn pause(&self, pause: Duration) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
     }
 
     fn lock_until(&self) -> MutexGuard<'_, Instant> {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::backoff::Backoff;
 use super::event::{MessageInfo, RunnerEvent};
 use super::refusal::OnRejection;
-use super::session::{Batch, Origin, Session};
+use super::session::{Batch, Origin, Place, Session};
 use super::{Completion, RunError, Runner, survive};
 use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::store::{Lease, Parking, Position, Store, StoreError, StoredMessage};
@@ -66,6 +66,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
     }
 
+    #[tracing::instrument(
+        name = "settle", level = "debug", skip_all,
+        fields(batch = batch.number, messages = batch.messages.len())
+    )]
     async fn settle_batch(
         &self,
         batch: &Batch,
@@ -73,10 +77,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         sickness: &mut Sickness,
     ) -> Result<(), RunError> {
         let holds_any = self.tracker.holds_any();
-        let refusals_hold_up = !matches!(
-            self.runner.settings.on_rejection,
-            OnRejection::DeadLetter { .. }
-        );
+        let refusals_hold_up = self.runner.settings.on_rejection.holds_up();
         let sorted = sort(
             &batch.messages,
             outcomes,
@@ -107,6 +108,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Something that is not the message's fault: the sink, or its topic, gets a pause.
     fn note_failure(&self, stored: &StoredMessage, error: SinkError, sickness: &mut Sickness) {
         let topic = stored.message.topic();
+        let lane = stored.position.lane;
         match error.kind() {
             SinkErrorKind::TopicUnavailable => {
                 if self.suspensions().suspend(topic, Instant::now()) {
@@ -123,8 +125,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 sickness.fatal = Some(error);
             }
             SinkErrorKind::Skipped => {}
+            // Whether another runner has it by right will be seen.
+            SinkErrorKind::Fenced => {
+                self.tracker.doubt(lane);
+                tracing::warn!(lane, "another runner took over the lane: {error}");
+            }
             SinkErrorKind::Unavailable | SinkErrorKind::Rejected => {
                 self.tracker.pause();
+                self.tracker.doubt(lane);
                 if sickness.unavailable.is_none() {
                     self.runner.events.emit(|| RunnerEvent::Unavailable {
                         topic: None,
@@ -167,7 +175,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 self.tracker.halt(lane);
                 key.inspect(|&key| self.tracker.hold_until_known(lane, key));
             }
-            (OnRejection::Park { .. }, None) | (OnRejection::DeadLetter { .. }, _) => {}
+            (OnRejection::Park { .. }, None)
+            | (OnRejection::DeadLetter { .. } | OnRejection::DeadLetterTable, _) => {}
         }
     }
 
@@ -179,6 +188,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), RunError> {
         match &self.runner.settings.on_rejection {
             OnRejection::Park { .. } => self.set_aside(batch, stored, reason).await,
+            OnRejection::DeadLetterTable => self.bury(batch, stored, reason).await,
             OnRejection::Halt => {
                 let lane = stored.position.lane;
                 self.refuse(stored, reason, 1);
@@ -191,7 +201,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             OnRejection::DeadLetter { topic } => {
                 let letter = Self::dead_letter(stored, topic, reason);
-                let delivery = self.send(std::slice::from_ref(&letter)).await;
+                let letters = std::slice::from_ref(&letter);
+                let delivery = self.send(&batch.leases, letters, Place::Outbox).await;
                 match self.outcomes(delivery, 1).await.pop() {
                     Some(Ok(())) => {
                         self.refuse(stored, reason, 1);
@@ -210,6 +221,27 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 }
             }
         }
+    }
+
+    /// Moves a refused message to the dead letters.
+    async fn bury(
+        &self,
+        batch: &Batch,
+        stored: &StoredMessage,
+        reason: &str,
+    ) -> Result<(), RunError> {
+        self.refuse(stored, reason, 1);
+        let Runner { store, id, .. } = self.runner;
+        let bury = || {
+            let bury = store.bury(id, &batch.leases, stored.position, reason);
+            self.runner.ask(bury)
+        };
+        let held = self.insist(bury).await?;
+        self.notice_lost(&batch.leases, &held);
+        self.runner
+            .events
+            .emit(|| RunnerEvent::DeadLettered(MessageInfo::from(stored)));
+        Ok(())
     }
 
     /// Parks a refused message.
@@ -234,6 +266,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// The first messages of parked keys were tried again.
+    #[tracing::instrument(
+        name = "settle_retries", level = "debug", skip_all,
+        fields(batch = batch.number, messages = batch.messages.len())
+    )]
     async fn settle_retries(
         &self,
         batch: &Batch,
@@ -359,7 +395,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 }
 
 impl Completion {
-    fn archives(self) -> bool {
+    pub(super) fn archives(self) -> bool {
         matches!(self, Self::Archive { .. })
     }
 }

@@ -36,6 +36,8 @@ struct State {
     /// Whether anything may be parked, with or without a key.
     parked: bool,
     paused: bool,
+    /// Whether the sink commits batches, one at a time in each lane.
+    transactional: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,9 @@ struct Lane {
     lease: Lease,
     in_flight: usize,
     state: LaneState,
+    /// The number of the batch that was committed or begun last. Unknown from the start, and after a
+    /// failure, until the lane is taken over at the sink.
+    batch: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +73,16 @@ pub(super) enum Hold {
     /// The outcome of one of its messages is bad or unknown: what was sent of it up to this batch
     /// must be known before it is sent again.
     Until(u64),
-    /// It stands in the table of parked messages, and what is read of it goes there. `retrying`: its
-    /// first message is being sent.
-    Parked { since: u64, retrying: bool },
+    /// It stands in the table of parked messages, and what is read of it goes there.
+    Parked {
+        /// What was sent of it up to this batch must be known before it is tried again.
+        since: u64,
+        /// Its first message is being sent.
+        retrying: bool,
+        /// What is in flight of it stands before what was parked, so what is delivered of that counts.
+        /// After a refusal by the sink it stands behind, and follows once more.
+        before: bool,
+    },
     /// It was parked until now; the next read finds all of its messages.
     Released,
 }
@@ -91,6 +103,17 @@ pub(super) struct Admitted {
 }
 
 impl Tracker {
+    pub(super) fn new(transactional: bool) -> Self {
+        let state = State {
+            transactional,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            ..Self::default()
+        }
+    }
+
     /// Starts to serve lanes; `parked` are the keys that are parked in them. A lane of which
     /// something is in flight since it was lost is left for the next time.
     pub(super) fn serve(&self, leases: &[Lease], parked: &[ParkedKey]) {
@@ -100,6 +123,7 @@ impl Tracker {
                 lease,
                 in_flight: 0,
                 state: LaneState::Served,
+                batch: None,
             });
         }
         state.parked |= !parked.is_empty();
@@ -107,6 +131,7 @@ impl Tracker {
             let hold = Hold::Parked {
                 since: 0,
                 retrying: false,
+                before: false,
             };
             if let Some(key) = parked.ordering_key().fingerprint() {
                 let lane = parked.lane;
@@ -122,6 +147,13 @@ impl Tracker {
         let state = self.lock();
         let own = state.lanes.values().filter(|lane| lane.is_own());
         own.map(|lane| lane.lease).collect()
+    }
+
+    /// Whether a lane is read.
+    pub(super) fn serves(&self, lane: i16) -> bool {
+        let state = self.lock();
+        let served = |lane: &Lane| lane.state == LaneState::Served;
+        state.lanes.get(&lane).is_some_and(served)
     }
 
     /// Stops serving a lane that was lost.
@@ -193,7 +225,7 @@ impl Tracker {
             && state
                 .lanes
                 .values()
-                .any(|lane| lane.state == LaneState::Served)
+                .any(|lane| state.can_read(lane) || state.must_be_taken_over(lane))
             && (state.in_flight.is_empty()
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
@@ -220,12 +252,9 @@ impl Tracker {
             Hold::Parked { .. } => true,
             Hold::Released => false,
         });
-        let served = state
-            .lanes
-            .values()
-            .filter(|lane| lane.state == LaneState::Served);
+        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
         (
-            served.map(|lane| lane.lease).collect(),
+            readable.map(|lane| lane.lease).collect(),
             state.in_flight.iter().copied().collect(),
         )
     }
@@ -263,7 +292,7 @@ impl Tracker {
             }
             if stored.defect.is_some() {
                 if let Some(key) = stored.message.ordering_key().fingerprint() {
-                    state.park_key(stored.position.lane, key);
+                    state.park_key(stored.position.lane, key, true);
                     defective_keys.push(key);
                 }
                 admitted.defective.push(stored);
@@ -294,11 +323,12 @@ impl Tracker {
             return None;
         }
         let mut admitted = Vec::with_capacity(due.len());
+        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
+        let readable: HashSet<_> = readable.map(|lane| lane.lease.lane).collect();
         for due in due {
             let position = due.stored.position;
             let key = due.stored.message.ordering_key().fingerprint();
-            let served = |lane: &Lane| lane.state == LaneState::Served;
-            if !state.lanes.get(&position.lane).is_some_and(served)
+            if !readable.contains(&position.lane)
                 || state.in_flight.contains(&position)
                 || !key.is_none_or(|key| state.retry(position.lane, key))
             {
@@ -314,9 +344,46 @@ impl Tracker {
         Some((state.admitted, admitted))
     }
 
+    /// The leases of lanes that must be taken over at the sink before anything is read of them.
+    pub(super) fn unknown(&self) -> Vec<Lease> {
+        let state = self.lock();
+        let unknown = state
+            .lanes
+            .values()
+            .filter(|lane| state.must_be_taken_over(lane));
+        unknown.map(|lane| lane.lease).collect()
+    }
+
+    /// A lane was taken over: this is the number of its last batch.
+    pub(super) fn know(&self, lease: Lease, batch: i64) {
+        let mut state = self.lock();
+        if let Some(lane) = state.lanes.get_mut(&lease.lane)
+            && lane.lease == lease
+        {
+            lane.batch = Some(batch);
+        }
+    }
+
+    /// It is not known any more what was committed last in a lane.
+    pub(super) fn doubt(&self, lane: i16) {
+        if let Some(lane) = self.lock().lanes.get_mut(&lane) {
+            lane.batch = None;
+        }
+    }
+
+    /// The number of the next batch of a lane, if the last one is known.
+    pub(super) fn next_batch(&self, lane: i16) -> Option<i64> {
+        let mut state = self.lock();
+        let batch = state.lanes.get_mut(&lane)?.batch.as_mut()?;
+        *batch += 1;
+        Some(*batch)
+    }
+
     /// Whether a key is held, so that what was delivered of it does not count.
     pub(super) fn is_held(&self, key: u64) -> bool {
-        self.lock().held.contains_key(&key)
+        let state = self.lock();
+        let counts = |held: &Held| matches!(held.hold, Hold::Parked { before: true, .. });
+        state.held.get(&key).is_some_and(|held| !counts(held))
     }
 
     /// Whether any key is held, which saves looking at each.
@@ -328,12 +395,16 @@ impl Tracker {
     pub(super) fn hold_until_known(&self, lane: i16, key: u64) {
         let mut state = self.lock();
         let hold = Hold::Until(state.admitted);
-        state.held.entry(key).or_insert(Held { lane, hold });
+        let held = state.held.entry(key).or_insert(Held { lane, hold });
+        // What is delivered of it from now on has passed the failure.
+        if let Hold::Parked { before, .. } = &mut held.hold {
+            *before = false;
+        }
     }
 
     /// Holds a key because it is parked.
     pub(super) fn hold_parked(&self, lane: i16, key: u64) {
-        self.lock().park_key(lane, key);
+        self.lock().park_key(lane, key, false);
     }
 
     /// Whether anything may be parked.
@@ -431,10 +502,23 @@ impl Lane {
 }
 
 impl State {
-    fn park_key(&mut self, lane: i16, key: u64) {
+    fn can_read(&self, lane: &Lane) -> bool {
+        lane.state == LaneState::Served
+            && (!self.transactional || lane.in_flight == 0 && lane.batch.is_some())
+    }
+
+    fn must_be_taken_over(&self, lane: &Lane) -> bool {
+        self.transactional
+            && lane.state == LaneState::Served
+            && lane.in_flight == 0
+            && lane.batch.is_none()
+    }
+
+    fn park_key(&mut self, lane: i16, key: u64, before: bool) {
         let hold = Hold::Parked {
             since: self.admitted,
             retrying: false,
+            before,
         };
         self.held.insert(key, Held { lane, hold });
     }
@@ -453,10 +537,13 @@ impl State {
         let hold = Hold::Parked {
             since: self.admitted,
             retrying: false,
+            before: false,
         };
         let held = self.held.entry(key).or_insert(Held { lane, hold });
         match &mut held.hold {
-            Hold::Parked { since, retrying } if *since <= self.finished && !*retrying => {
+            Hold::Parked {
+                since, retrying, ..
+            } if *since <= self.finished && !*retrying => {
                 *retrying = true;
                 true
             }
@@ -511,6 +598,31 @@ mod tests {
         let (leases, exclude) = tracker.begin_read();
         let visible = messages.iter().filter(|m| !exclude.contains(&m.position));
         tracker.admit(&leases, visible.cloned().collect()).unwrap()
+    }
+
+    /// So that a batch can be told from the next one after a crash.
+    #[test]
+    fn in_transactions_a_lane_has_one_batch_at_a_time() {
+        let tracker = Tracker::new(true);
+        tracker.serve(&[LEASE], &[]);
+        assert_eq!(tracker.unknown(), [LEASE]);
+        assert_eq!(tracker.begin_read().0, [], "not taken over yet");
+        tracker.know(LEASE, 41);
+        assert_eq!(tracker.next_batch(0), Some(42));
+
+        let first = read(&tracker, &[stored(1, "a")]);
+        assert_eq!(ids(&first.to_send), [1]);
+        assert_eq!(tracker.begin_read().0, [], "one is in flight");
+        tracker.finish(first.number, &first.to_send);
+        assert_eq!(tracker.begin_read().0, [LEASE]);
+
+        // What became of it is unknown: it is taken over again, when nothing is in flight.
+        let second = read(&tracker, &[stored(2, "a")]);
+        tracker.doubt(0);
+        assert_eq!((tracker.unknown(), tracker.next_batch(0)), (vec![], None));
+        tracker.finish(second.number, &second.to_send);
+        assert_eq!(tracker.begin_read().0, []);
+        assert_eq!(tracker.unknown(), [LEASE]);
     }
 
     #[test]
@@ -648,6 +760,24 @@ mod tests {
         assert!(tracker.is_idle_in_pause());
         tracker.resume();
         assert_eq!(ids(&read(&tracker, &[stored(1, "a")]).to_send), [1]);
+    }
+
+    /// Otherwise it would be sent once more, behind what it stands before.
+    #[test]
+    fn what_was_sent_before_a_defective_message_counts() {
+        let tracker = tracker();
+        let good = stored(1, "a");
+        let mut bad = stored(2, "a");
+        bad.defect = Some("headers".into());
+        let first = read(&tracker, &[good.clone(), bad]);
+        assert_eq!(
+            (ids(&first.to_send), ids(&first.defective)),
+            (vec![1], vec![2])
+        );
+        assert!(!tracker.is_held(key(&good)));
+        // But not behind a failure.
+        tracker.hold_until_known(0, key(&good));
+        assert!(tracker.is_held(key(&good)));
     }
 
     #[test]

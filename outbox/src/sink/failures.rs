@@ -52,6 +52,16 @@ impl Failures {
 
     /// Whether this message of the latest batch must be [skipped](SinkError::skipped).
     pub fn concern(&self, message: &Message) -> bool {
+        self.unless_concerned(message, || ()).is_none()
+    }
+
+    /// Sends a message unless it must be skipped. No failure can be noted in between, or the message
+    /// could be queued after what is taken back then, and pass it.
+    pub(super) fn unless_concerned<T>(
+        &self,
+        message: &Message,
+        send: impl FnOnce() -> T,
+    ) -> Option<T> {
         let mut state = self.lock();
         let latest = state.latest;
         // What is skipped now must not be passed either.
@@ -72,7 +82,7 @@ impl Failures {
             *last = latest;
             concerned = true;
         }
-        concerned
+        (!concerned).then(send)
     }
 
     /// Takes note that a message of an open batch was not delivered, or may not have been.

@@ -111,6 +111,41 @@ pub trait Sink: Send + Sync + 'static {
     /// The longest time from the end of [`send`](Self::send) until the outcome of every message is
     /// known. A lease must last longer.
     fn delivery_timeout(&self) -> Duration;
+
+    /// How this sink delivers exactly once, if it does: then the runner uses this in place of
+    /// [`send`](Self::send). By default it does not.
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        None
+    }
+}
+
+/// Delivery in transactions of the broker, which makes it exactly once.
+///
+/// Each lane has its own transactions, one at a time. The runner notes a batch in the store, commits it
+/// here together with its number, and settles it. Whoever owns the lane after a crash takes it over, learns
+/// the number of the batch that was committed last, and knows whether the noted batch was.
+pub trait Transactions: Send + Sync {
+    /// Makes sure that nobody who had the lane before can commit anything any more, and finds out the
+    /// number of the batch that was committed last; 0 if there was none.
+    fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>>;
+
+    /// Commits the messages of one lane and their number in one transaction, in their order. The lane
+    /// was taken over, and its batch before is known.
+    ///
+    /// Either all outcomes are `Ok`, or none is: then either nothing was committed, and refused
+    /// messages are named while the others are [`skipped`](SinkError::skipped); or it is not known
+    /// ([`Unavailable`](SinkErrorKind::Unavailable)) or [`Fenced`](SinkErrorKind::Fenced), and the lane
+    /// is taken over before anything else is committed.
+    fn commit(
+        &self,
+        lane: i16,
+        number: i64,
+        messages: &[StoredMessage],
+        deadline: Instant,
+    ) -> Delivery;
+
+    /// Lets go of what is kept for a lane that was handed back or lost.
+    fn let_go(&self, lane: i16);
 }
 
 /// What becomes of a batch: a future of one [`Outcome`] a message, in the order of the batch. It can be
@@ -169,6 +204,8 @@ pub enum SinkErrorKind {
     /// It was not sent, because an earlier message of its key, its topic or the whole sink was not
     /// delivered.
     Skipped,
+    /// Another runner has taken over the lane. This one stops serving it, and touches nothing.
+    Fenced,
     /// The broker refuses this message. Its ordering key is held back, in order; others go on.
     Rejected,
     /// It can't work as it is configured: the runner stops.
@@ -192,6 +229,11 @@ impl SinkError {
             SinkErrorKind::Skipped,
             "an earlier message was not delivered",
         )
+    }
+
+    /// Somebody else has taken over the lane.
+    pub fn fenced(reason: impl Into<String>) -> Self {
+        Self::new(SinkErrorKind::Fenced, reason)
     }
 
     /// A refusal of this message.

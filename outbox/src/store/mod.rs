@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{BoxError, Message, OrderingKey};
 
 #[cfg(feature = "postgres")]
-pub use self::postgres::PostgresStore;
+pub use self::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 
@@ -127,6 +127,15 @@ pub trait Store: Send + Sync + 'static {
         messages: &[Parking],
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
 
+    /// Moves a message from the table to the dead letters, with what the sink said.
+    fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        error: &str,
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+
     /// The ordering keys that are parked in these lanes, each once, and one for each message without a
     /// key: the runner must know whether anything is parked.
     fn parked_keys(
@@ -169,6 +178,61 @@ pub trait Store: Send + Sync + 'static {
         retention: Duration,
         most: usize,
     ) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// For exactly-once delivery: takes note of batches that are about to be sent, one a lane, in place of
+    /// those noted before, which have lower numbers. Fenced like all that changes messages. Returns the
+    /// leases of the batches that were noted: no others may be sent.
+    ///
+    /// # Errors
+    ///
+    /// By default [`StoreErrorKind::Fatal`]: the store can't do it.
+    fn note_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        batches: &[LaneBatch],
+    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send {
+        let _ = (runner, leases, batches);
+        std::future::ready(Err(StoreError::notes_no_batches()))
+    }
+
+    /// The batches that were noted last, of those of these lanes whose lease is held.
+    ///
+    /// # Errors
+    ///
+    /// By default [`StoreErrorKind::Fatal`]: the store can't do it.
+    fn noted_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+    ) -> impl Future<Output = Result<Vec<LaneBatch>, StoreError>> + Send {
+        let _ = (runner, leases);
+        std::future::ready(Err(StoreError::notes_no_batches()))
+    }
+
+    /// Listens for writers, and calls `ring` when one has written to a lane, `None` if it is not known
+    /// which. Calls it with `None` when it begins to hear, since what came before may have been missed.
+    /// Goes on until that fails.
+    ///
+    /// It is a hint and no more: what is written without a ring is found when the runner next looks.
+    /// By default it never hears anything.
+    fn listen(
+        &self,
+        ring: impl Fn(Option<i16>) + Send + Sync,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = ring;
+        std::future::pending()
+    }
+
+    /// Asks those who write to these lanes within this time to ring; not any more if it is zero.
+    fn expect_ring(
+        &self,
+        lanes: &[i16],
+        within: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (lanes, within);
+        std::future::ready(Ok(()))
+    }
 }
 
 /// A runner, as the others see it.
@@ -220,6 +284,19 @@ pub struct ReadRequest {
     pub exclude: Vec<Position>,
     /// Topics to pass over, since they are unavailable.
     pub exclude_topics: Vec<String>,
+}
+
+/// What is sent to the broker in one transaction: some messages of one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneBatch {
+    /// The lane.
+    pub lane: i16,
+    /// Higher with each batch of the lane. 0: there was none.
+    pub number: i64,
+    /// The ids of its messages.
+    pub ids: Vec<i64>,
+    /// Whether they stand among the parked ones.
+    pub parked: bool,
 }
 
 /// A message that is to be parked.
@@ -358,6 +435,13 @@ impl StoreError {
             kind: StoreErrorKind::Fatal,
             reason: reason.into(),
         }
+    }
+
+    fn notes_no_batches() -> Self {
+        Self::fatal(
+            "it keeps no note of what is being sent, which exactly-once delivery needs; use PostgreSQL, \
+             or deliver at least once",
+        )
     }
 
     /// What the runner does about it.

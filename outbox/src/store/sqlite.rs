@@ -309,6 +309,30 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        error: &str,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let error = error.to_owned();
+        self.fenced(runner, leases, move |c| {
+            sql_query(format!(
+                "INSERT INTO outbox_dead_letters ({COLUMNS}, error) \
+                 SELECT {COLUMNS}, ? FROM outbox WHERE id = ?"
+            ))
+            .bind::<Text, _>(error)
+            .bind::<BigInt, _>(position.id)
+            .execute(c)?;
+            sql_query("DELETE FROM outbox WHERE id = ?")
+                .bind::<BigInt, _>(position.id)
+                .execute(c)?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
         if !lanes.contains(&LANE) {
             return Ok(Vec::new());

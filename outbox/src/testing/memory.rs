@@ -36,6 +36,7 @@ struct Outbox {
     parked: BTreeMap<Position, Parked>,
     /// Delivered messages, and when they were.
     archive: Vec<(Time, StoredMessage)>,
+    dead_letters: Vec<StoredMessage>,
 }
 
 /// The time since the store was made.
@@ -102,6 +103,7 @@ impl MemoryStore {
             waiting: BTreeMap::new(),
             parked: BTreeMap::new(),
             archive: Vec::new(),
+            dead_letters: Vec::new(),
         })))
     }
 
@@ -139,6 +141,11 @@ impl MemoryStore {
         let outbox = self.lock();
         let archived = outbox.archive.iter();
         archived.map(|(_, stored)| stored.clone()).collect()
+    }
+
+    /// What was refused and is kept as a dead letter, in the order in which it was.
+    pub fn dead_letters(&self) -> Vec<StoredMessage> {
+        self.lock().dead_letters.clone()
     }
 
     /// Lets the store's clock jump ahead.
@@ -273,6 +280,23 @@ impl Store for MemoryStore {
                 }
                 outbox.parked.insert(*position, parked);
             }
+        }
+        Ok(held.0)
+    }
+
+    async fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        _error: &str,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let mut outbox = self.lock();
+        let held = outbox.held(runner, leases);
+        if held.covers(&position)
+            && let Some(stored) = outbox.waiting.remove(&position)
+        {
+            outbox.dead_letters.push(stored);
         }
         Ok(held.0)
     }

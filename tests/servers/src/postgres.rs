@@ -144,6 +144,19 @@ impl Postgres {
         }
     }
 
+    /// Stops it as `pg_ctl stop --mode=immediate` does: all of its processes end at once, and the next
+    /// start recovers.
+    ///
+    /// # Errors
+    ///
+    /// When it lives on.
+    pub fn stop_at_once(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.stop(Signal::QUIT, STOP).context("PostgreSQL"),
+            None => Ok(()),
+        }
+    }
+
     /// Kills it, as a crash. A process that serves a connection ends as soon as it notices: what
     /// it was just doing, it may still do.
     ///

@@ -4,6 +4,7 @@
 //! each comes from its delivery report.
 
 mod config;
+mod exactly_once;
 mod outcome;
 mod pending;
 mod producer;
@@ -12,13 +13,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
+use self::exactly_once::ExactlyOnce;
 use self::pending::Token;
 use self::producer::PolledProducer;
-use super::{Delivery, Sink, SinkError};
+use super::{Delivery, Sink, SinkError, Transactions};
 use crate::store::StoredMessage;
 
 pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
@@ -42,8 +45,13 @@ pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
 /// # Ok::<(), outbox::sink::KafkaConfigError>(())
 /// ```
 pub struct KafkaSink {
-    producer: PolledProducer,
+    guarantee: Guarantee,
     message_timeout: Duration,
+}
+
+enum Guarantee {
+    AtLeastOnce(PolledProducer),
+    ExactlyOnce(ExactlyOnce),
 }
 
 impl KafkaSink {
@@ -51,41 +59,50 @@ impl KafkaSink {
     pub fn builder(brokers: impl Into<String>) -> KafkaSinkBuilder {
         KafkaSinkBuilder::new(brokers.into())
     }
+}
 
-    /// Puts one message into librdkafka's queue, waiting for room if there is none.
-    async fn enqueue(
-        &self,
-        stored: &StoredMessage,
-        token: Token,
-        deadline: Instant,
-    ) -> Result<(), SinkError> {
-        let message = &stored.message;
-        let id = message.id().hyphenated().to_string();
-        let mut record =
-            BaseRecord::<[u8], [u8], usize>::with_opaque_to(message.topic(), token.to_opaque())
-                .headers(headers(stored, &id));
-        record.partition = message.partition();
-        record.key = message.key();
-        record.payload = message.payload();
-        loop {
-            if self.producer.failures().concern(message) {
-                return Err(SinkError::skipped());
+/// Puts one message into librdkafka's queue, waiting for room if there is none.
+async fn enqueue(
+    producer: &PolledProducer,
+    stored: &StoredMessage,
+    token: Token,
+    deadline: Instant,
+) -> Result<(), SinkError> {
+    let topic = stored.message.topic();
+    let id = stored.message.id().hyphenated().to_string();
+    let mut record = record(stored, &id, token.to_opaque());
+    loop {
+        if Instant::now() >= deadline {
+            return Err(SinkError::unavailable("the lease comes to its end"));
+        }
+        let failures = producer.failures();
+        let sent = failures.unless_concerned(&stored.message, || producer.send(record));
+        match sent.ok_or_else(SinkError::skipped)? {
+            Ok(()) => return Ok(()),
+            // Delivery reports make room. Going on with the next message instead would
+            // reorder.
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
+                record = returned;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            if Instant::now() >= deadline {
-                return Err(SinkError::unavailable("the lease comes to its end"));
-            }
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                // Delivery reports make room. Going on with the next message instead would
-                // reorder.
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
-                    record = returned;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                Err((error, _)) => return Err(outcome::failure(&error, message.topic())),
-            }
+            Err((error, _)) => return Err(outcome::failure(&error, topic)),
         }
     }
+}
+
+/// A message as librdkafka takes it. `id` is its message id, as text.
+fn record<'a>(
+    stored: &'a StoredMessage,
+    id: &str,
+    opaque: usize,
+) -> BaseRecord<'a, [u8], [u8], usize> {
+    let message = &stored.message;
+    let mut record =
+        BaseRecord::with_opaque_to(message.topic(), opaque).headers(headers(stored, id));
+    record.partition = message.partition();
+    record.key = message.key();
+    record.payload = message.payload();
+    record
 }
 
 /// The configuration may hold secrets, so none of it is shown.
@@ -97,14 +114,20 @@ impl fmt::Debug for KafkaSink {
 
 impl Sink for KafkaSink {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
-        let pending = self.producer.pending();
-        let open = self.producer.failures().open_batch();
-        let (tokens, outcomes) = pending.open(batch.len());
+        let producer = match &self.guarantee {
+            Guarantee::AtLeastOnce(producer) => producer,
+            Guarantee::ExactlyOnce(_) => {
+                let error = "this sink delivers exactly once, which needs its `transactions`";
+                return Delivery::ready(vec![Err(SinkError::fatal(error)); batch.len()]);
+            }
+        };
+        let open = producer.failures().open_batch();
+        let (tokens, outcomes) = producer.pending().open(batch.len());
         for (stored, token) in batch.iter().zip(tokens) {
-            if let Err(error) = self.enqueue(stored, token, deadline).await {
+            if let Err(error) = enqueue(producer, stored, token, deadline).await {
                 let message = &stored.message;
-                self.producer.failures().hold_key_of(message);
-                self.producer.report(token, Err(error), message.topic());
+                producer.failures().hold_key_of(message);
+                producer.report(token, Err(error), message.topic());
             }
         }
         Delivery::new(outcomes.map(move |outcomes| {
@@ -117,6 +140,26 @@ impl Sink for KafkaSink {
         // Up to twice the time-out, as measured with librdkafka 2.12: a request that is in flight
         // when the time-out strikes is waited for.
         self.message_timeout * 2
+    }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        match &self.guarantee {
+            Guarantee::AtLeastOnce(_) => None,
+            Guarantee::ExactlyOnce(transactions) => Some(transactions),
+        }
+    }
+}
+
+/// librdkafka's own words.
+fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error
+        | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{text}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(facility, "{text}"),
+        RDKafkaLogLevel::Debug => tracing::debug!(facility, "{text}"),
     }
 }
 

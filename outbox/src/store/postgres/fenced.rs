@@ -1,74 +1,35 @@
 //! What changes messages, all behind the same fence. The functions stand in the migration.
 
-use std::marker::PhantomData;
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl as _;
-use uuid::Uuid;
+use super::{LaneBatch, Lease, Parking, Position, Refusal, RunnerId, StoreError, arrays, millis};
 
-use super::statement::statement;
-use super::{Connection, Lease, Parking, Position, Refusal, RunnerId, StoreError, arrays, millis};
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
-statement! {
-    Settle {
-        held: Vec<i16> => Array<SmallInt>,
-        epochs: Vec<i64> => Array<BigInt>,
-        runner: Uuid => SqlUuid,
-        lanes: Vec<i16> => Array<SmallInt>,
-        ids: Vec<i64> => Array<BigInt>,
-    } -> (SmallInt, BigInt),
-    "SELECT lane, epoch FROM outbox_settle($1, $2, $3, $4, $5)",
-}
-
-statement! {
-    Archive {
-        held: Vec<i16> => Array<SmallInt>,
-        epochs: Vec<i64> => Array<BigInt>,
-        runner: Uuid => SqlUuid,
-        lanes: Vec<i16> => Array<SmallInt>,
-        ids: Vec<i64> => Array<BigInt>,
-    } -> (SmallInt, BigInt),
-    "SELECT lane, epoch FROM outbox_archive_delivered($1, $2, $3, $4, $5)",
-}
-
-statement! {
-    Park {
-        held: Vec<i16> => Array<SmallInt>,
-        epochs: Vec<i64> => Array<BigInt>,
-        runner: Uuid => SqlUuid,
-        lanes: Vec<i16> => Array<SmallInt>,
-        ids: Vec<i64> => Array<BigInt>,
-        errors: Vec<Option<&'a str>> => Array<Nullable<Text>>,
-        attempts: Vec<i32> => Array<Integer>,
-        retry_ms: Vec<Option<i64>> => Array<Nullable<BigInt>>,
-    } -> (SmallInt, BigInt),
-    "SELECT lane, epoch FROM outbox_park($1, $2, $3, $4, $5, $6, $7, $8)",
-}
-
-statement! {
-    RefuseAgain {
-        held: Vec<i16> => Array<SmallInt>,
-        epochs: Vec<i64> => Array<BigInt>,
-        runner: Uuid => SqlUuid,
-        lane: i16 => SmallInt,
-        id: i64 => BigInt,
-        error: &'a str => Text,
-        attempts: i32 => Integer,
-        retry_ms: Option<i64> => Nullable<BigInt>,
-    } -> (SmallInt, BigInt),
-    "SELECT lane, epoch FROM outbox_refuse_again($1, $2, $3, $4, $5, $6, $7, $8)",
-}
-
-statement! {
-    Unpark {
-        held: Vec<i16> => Array<SmallInt>,
-        epochs: Vec<i64> => Array<BigInt>,
-        runner: Uuid => SqlUuid,
-        lane: i16 => SmallInt,
-        id: i64 => BigInt,
-        archive: bool => Bool,
-    } -> (SmallInt, BigInt),
-    "SELECT lane, epoch FROM outbox_unpark($1, $2, $3, $4, $5, $6)",
+/// Calls a function under the fence: its first three parameters are the leases and the runner, and it
+/// returns the leases that the runner holds.
+async fn fenced(
+    client: &Client,
+    call: &str,
+    runner: &RunnerId,
+    leases: &[Lease],
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Lease>, StoreError> {
+    let (lanes, epochs) = arrays(leases);
+    let fence: [Parameter<'_>; 3] = [
+        (&lanes, Type::INT2_ARRAY),
+        (&epochs, Type::INT8_ARRAY),
+        (&runner.id, Type::UUID),
+    ];
+    let parameters: Vec<_> = fence.iter().chain(parameters).cloned().collect();
+    let rows = client.query_typed(call, &parameters).await?;
+    rows.iter()
+        .map(|row| {
+            let (lane, epoch) = (row.try_get(0)?, row.try_get(1)?);
+            Ok(Lease { lane, epoch })
+        })
+        .collect()
 }
 
 /// The lanes and the ids of positions, as arrays.
@@ -78,109 +39,151 @@ fn places(positions: impl Iterator<Item = Position>) -> (Vec<i16>, Vec<i64>) {
         .unzip()
 }
 
-fn held(rows: Vec<(i16, i64)>) -> Vec<Lease> {
-    rows.into_iter()
-        .map(|(lane, epoch)| Lease { lane, epoch })
-        .collect()
-}
-
 pub(super) async fn settle(
-    connection: &mut Connection,
+    client: &Client,
     runner: &RunnerId,
     leases: &[Lease],
     delivered: &[Position],
     archive: bool,
 ) -> Result<Vec<Lease>, StoreError> {
-    let (lanes, ids) = places(delivered.iter().copied());
-    let (leased, epochs) = arrays(leases);
-    let (runner, lifetime) = (runner.id, PhantomData);
-    let rows = if archive {
-        let statement = Archive {
-            held: leased,
-            epochs,
-            runner,
-            lanes,
-            ids,
-            lifetime,
-        };
-        statement.load(connection).await?
-    } else {
-        let statement = Settle {
-            held: leased,
-            epochs,
-            runner,
-            lanes,
-            ids,
-            lifetime,
-        };
-        statement.load(connection).await?
+    let call = match archive {
+        false => "SELECT lane, epoch FROM outbox_settle($1, $2, $3, $4, $5)",
+        true => "SELECT lane, epoch FROM outbox_archive_delivered($1, $2, $3, $4, $5)",
     };
-    Ok(held(rows))
+    let (lanes, ids) = places(delivered.iter().copied());
+    let parameters: [Parameter<'_>; 2] = [(&lanes, Type::INT2_ARRAY), (&ids, Type::INT8_ARRAY)];
+    fenced(client, call, runner, leases, &parameters).await
 }
 
 pub(super) async fn park(
-    connection: &mut Connection,
+    client: &Client,
     runner: &RunnerId,
     leases: &[Lease],
     messages: &[Parking],
 ) -> Result<Vec<Lease>, StoreError> {
     let (lanes, ids) = places(messages.iter().map(|parking| parking.position));
-    let (leased, epochs) = arrays(leases);
     let refusals = || messages.iter().map(|parking| parking.refusal.as_ref());
-    let statement = Park {
-        held: leased,
-        epochs,
-        runner: runner.id,
-        lanes,
-        ids,
-        errors: refusals().map(|r| r.map(|r| r.error.as_str())).collect(),
-        attempts: refusals().map(|r| r.map_or(0, attempts)).collect(),
-        retry_ms: refusals().map(|r| r.and_then(retry_ms)).collect(),
-        lifetime: PhantomData,
-    };
-    Ok(held(statement.load(connection).await?))
+    let errors: Vec<_> = refusals().map(|r| r.map(|r| r.error.as_str())).collect();
+    let tried: Vec<_> = refusals().map(|r| r.map_or(0, attempts)).collect();
+    let retry_ms: Vec<_> = refusals().map(|r| r.and_then(self::retry_ms)).collect();
+    let parameters: [Parameter<'_>; 5] = [
+        (&lanes, Type::INT2_ARRAY),
+        (&ids, Type::INT8_ARRAY),
+        (&errors, Type::TEXT_ARRAY),
+        (&tried, Type::INT4_ARRAY),
+        (&retry_ms, Type::INT8_ARRAY),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_park($1, $2, $3, $4, $5, $6, $7, $8)";
+    fenced(client, call, runner, leases, &parameters).await
+}
+
+pub(super) async fn bury(
+    client: &Client,
+    runner: &RunnerId,
+    leases: &[Lease],
+    position: Position,
+    error: &str,
+) -> Result<Vec<Lease>, StoreError> {
+    let parameters: [Parameter<'_>; 3] = [
+        (&position.lane, Type::INT2),
+        (&position.id, Type::INT8),
+        (&error, Type::TEXT),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_bury($1, $2, $3, $4, $5, $6)";
+    fenced(client, call, runner, leases, &parameters).await
 }
 
 pub(super) async fn refuse_again(
-    connection: &mut Connection,
+    client: &Client,
     runner: &RunnerId,
     leases: &[Lease],
     position: Position,
     refusal: &Refusal,
 ) -> Result<Vec<Lease>, StoreError> {
-    let (leased, epochs) = arrays(leases);
-    let statement = RefuseAgain {
-        held: leased,
-        epochs,
-        runner: runner.id,
-        lane: position.lane,
-        id: position.id,
-        error: &refusal.error,
-        attempts: attempts(refusal),
-        retry_ms: retry_ms(refusal),
-        lifetime: PhantomData,
-    };
-    Ok(held(statement.load(connection).await?))
+    let parameters: [Parameter<'_>; 5] = [
+        (&position.lane, Type::INT2),
+        (&position.id, Type::INT8),
+        (&refusal.error, Type::TEXT),
+        (&attempts(refusal), Type::INT4),
+        (&retry_ms(refusal), Type::INT8),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_refuse_again($1, $2, $3, $4, $5, $6, $7, $8)";
+    fenced(client, call, runner, leases, &parameters).await
 }
 
 pub(super) async fn unpark(
-    connection: &mut Connection,
+    client: &Client,
     runner: &RunnerId,
     leases: &[Lease],
     position: Position,
     archive: bool,
 ) -> Result<Vec<Lease>, StoreError> {
-    let (leased, epochs) = arrays(leases);
-    let statement = Unpark {
-        held: leased,
-        epochs,
-        runner: runner.id,
-        lane: position.lane,
-        id: position.id,
-        archive,
-        lifetime: PhantomData,
-    };
-    Ok(held(statement.load(connection).await?))
+    let parameters: [Parameter<'_>; 3] = [
+        (&position.lane, Type::INT2),
+        (&position.id, Type::INT8),
+        (&archive, Type::BOOL),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_unpark($1, $2, $3, $4, $5, $6)";
+    fenced(client, call, runner, leases, &parameters).await
+}
+
+pub(super) async fn note_batches(
+    client: &Client,
+    runner: &RunnerId,
+    leases: &[Lease],
+    batches: &[LaneBatch],
+) -> Result<Vec<Lease>, StoreError> {
+    let lanes: Vec<_> = batches.iter().map(|batch| batch.lane).collect();
+    let numbers: Vec<_> = batches.iter().map(|batch| batch.number).collect();
+    let parked: Vec<_> = batches.iter().map(|batch| batch.parked).collect();
+    let (id_lanes, ids) = places(batches.iter().flat_map(|batch| {
+        let position = |&id| Position {
+            lane: batch.lane,
+            id,
+        };
+        batch.ids.iter().map(position)
+    }));
+    let parameters: [Parameter<'_>; 5] = [
+        (&lanes, Type::INT2_ARRAY),
+        (&numbers, Type::INT8_ARRAY),
+        (&parked, Type::BOOL_ARRAY),
+        (&id_lanes, Type::INT2_ARRAY),
+        (&ids, Type::INT8_ARRAY),
+    ];
+    let call = "SELECT lane, epoch FROM outbox_note_batches($1, $2, $3, $4, $5, $6, $7, $8)";
+    fenced(client, call, runner, leases, &parameters).await
+}
+
+pub(super) async fn noted_batches(
+    client: &Client,
+    runner: &RunnerId,
+    leases: &[Lease],
+) -> Result<Vec<LaneBatch>, StoreError> {
+    let (lanes, epochs) = arrays(leases);
+    let rows = client
+        .query_typed(
+            "SELECT l.lane, l.batch, l.manifest, l.manifest_parked \
+             FROM unnest($1, $2) AS held (lane, epoch) \
+             JOIN outbox_lanes AS l USING (lane, epoch) \
+             WHERE l.owner = $3 AND l.expires_at > clock_timestamp() \
+             ORDER BY l.lane",
+            &[
+                (&lanes, Type::INT2_ARRAY),
+                (&epochs, Type::INT8_ARRAY),
+                (&runner.id, Type::UUID),
+            ],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(LaneBatch {
+                lane: row.try_get(0)?,
+                number: row.try_get(1)?,
+                ids: row.try_get(2)?,
+                parked: row.try_get(3)?,
+            })
+        })
+        .collect()
 }
 
 fn attempts(refusal: &Refusal) -> i32 {

@@ -1,71 +1,62 @@
 //! Heartbeats, and taking, renewing and handing back lanes.
 
-use std::marker::PhantomData;
 use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Nullable, SmallInt, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl as _;
-use uuid::Uuid;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
-use super::statement::statement;
-use super::{Connection, Granted, Lease, RunnerId, StoreError, arrays, millis};
-
-statement! {
-    Take {
-        runner: Uuid => SqlUuid,
-        name: &'a str => Text,
-        ttl: i64 => BigInt,
-    } -> (BigInt, Nullable<SmallInt>, Nullable<BigInt>),
-    "SELECT share, lane, epoch FROM outbox_lease($1, $2, $3)",
-}
+use super::{Granted, Lease, RunnerId, StoreError, arrays, millis};
 
 pub(super) async fn lease(
-    connection: &mut Connection,
+    client: &Client,
     runner: &RunnerId,
     ttl: Duration,
 ) -> Result<Granted, StoreError> {
-    let statement = Take {
-        runner: runner.id,
-        name: &runner.name,
-        ttl: millis(ttl),
-        lifetime: PhantomData,
-    };
-    let rows: Vec<(i64, Option<i16>, Option<i64>)> = statement.load(connection).await?;
-    let share = rows.as_slice().first().map_or(0, |&(share, ..)| share);
-    let lease = |(_, lane, epoch): (_, Option<i16>, Option<i64>)| {
-        let (lane, epoch) = (lane?, epoch?);
-        Some(Lease { lane, epoch })
-    };
-    let mut leases: Vec<_> = rows.into_iter().filter_map(lease).collect();
-    leases.sort_unstable();
-    Ok(Granted {
-        leases,
-        share: usize::try_from(share).unwrap_or(0),
-    })
+    let rows = client
+        .query_typed(
+            "SELECT share, lane, epoch FROM outbox_lease($1, $2, $3)",
+            &[
+                (&runner.id, Type::UUID),
+                (&runner.name, Type::TEXT),
+                (&millis(ttl), Type::INT8),
+            ],
+        )
+        .await?;
+    let mut granted = Granted::default();
+    for row in rows {
+        let share: i64 = row.try_get(0)?;
+        granted.share = usize::try_from(share).unwrap_or(0);
+        // Without any lane there is one row with the share alone.
+        if let (Some(lane), Some(epoch)) = (row.try_get(1)?, row.try_get(2)?) {
+            granted.leases.push(Lease { lane, epoch });
+        }
+    }
+    granted.leases.sort_unstable();
+    Ok(granted)
 }
 
 pub(super) async fn release(
-    connection: &mut Connection,
+    client: &Client,
     runner: &RunnerId,
     leases: &[Lease],
 ) -> Result<(), StoreError> {
     let (lanes, epochs) = arrays(leases);
-    diesel::sql_query("SELECT outbox_release($1, $2, $3)")
-        .bind::<Array<SmallInt>, _>(lanes)
-        .bind::<Array<BigInt>, _>(epochs)
-        .bind::<SqlUuid, _>(runner.id)
-        .execute(connection)
+    client
+        .query_typed(
+            "SELECT outbox_release($1, $2, $3)",
+            &[
+                (&lanes, Type::INT2_ARRAY),
+                (&epochs, Type::INT8_ARRAY),
+                (&runner.id, Type::UUID),
+            ],
+        )
         .await?;
     Ok(())
 }
 
-pub(super) async fn leave(
-    connection: &mut Connection,
-    runner: &RunnerId,
-) -> Result<(), StoreError> {
-    diesel::sql_query("SELECT outbox_leave($1)")
-        .bind::<SqlUuid, _>(runner.id)
-        .execute(connection)
+pub(super) async fn leave(client: &Client, runner: &RunnerId) -> Result<(), StoreError> {
+    client
+        .query_typed("SELECT outbox_leave($1)", &[(&runner.id, Type::UUID)])
         .await?;
     Ok(())
 }

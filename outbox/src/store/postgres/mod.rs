@@ -1,32 +1,39 @@
-//! The store on PostgreSQL, over diesel-async. What it does is done by functions in the migration.
+//! The store on PostgreSQL, over tokio-postgres. What it does is done by functions in the migration.
+//!
+//! Each call is one statement without a name, sent in one go: nothing is left behind in the session, so
+//! any pooler may be in between.
 
+mod bell;
+mod builder;
+mod connect;
 mod fenced;
+mod floor;
 mod leases;
 mod read;
-mod statement;
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use diesel::sql_types::{BigInt, Bool};
-use diesel_async::pooled_connection::deadpool::{Object, Pool};
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
-};
-use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use deadpool::managed::{Object, Pool};
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
+use self::connect::Connector;
+use self::floor::Floors;
 use super::{
-    DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
-    Store, StoreError, StoredMessage,
+    DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
+    RunnerId, Store, StoreError, StoredMessage,
 };
 
-type Connection = Object<AsyncPgConnection>;
+pub use self::builder::PostgresStoreBuilder;
 
 /// The outbox of a PostgreSQL database, version 13 or later.
 ///
-/// It uses up to four connections, and opens them when they are needed. Each call is one statement, so
-/// no transaction and no lock is held between calls. Statements are prepared by name: behind PgBouncer
-/// in transaction mode this needs PgBouncer 1.21 or later with `max_prepared_statements` above 0.
+/// It uses up to four connections, opens them when they are needed, and keeps one more to listen for the
+/// doorbell. Each call is one statement, so no transaction and no lock is held between calls. It works
+/// behind PgBouncer in transaction mode, where only the doorbell needs a direct connection
+/// ([`listen_url`](PostgresStoreBuilder::listen_url)).
 ///
 /// ```no_run
 /// let store = outbox::store::PostgresStore::new("postgres://shop@localhost/shop")?;
@@ -34,68 +41,63 @@ type Connection = Object<AsyncPgConnection>;
 /// ```
 #[derive(Clone)]
 pub struct PostgresStore {
-    pool: Pool<AsyncPgConnection>,
+    pool: Pool<Connector>,
+    /// Opens the connection that listens.
+    listener: Connector,
+    floors: Arc<Mutex<Floors>>,
 }
 
 impl PostgresStore {
-    /// A store that connects, without TLS, to the database of this URL when it is needed.
-    ///
-    /// For TLS, build a pool with a
-    /// [`custom_setup`](diesel_async::pooled_connection::ManagerConfig::custom_setup) and give it to
-    /// [`with_pool`](Self::with_pool).
+    /// A store that connects, without TLS, to the database of this URL when it is needed. It may also be
+    /// a string of the form `host=localhost user=shop`.
     ///
     /// # Errors
     ///
-    /// [`Fatal`](super::StoreErrorKind::Fatal) if there can be no pool. Whether the database can be
+    /// [`Fatal`](super::StoreErrorKind::Fatal) if the URL can't be read. Whether the database can be
     /// reached shows when it is used.
-    pub fn new(url: impl Into<String>) -> Result<Self, StoreError> {
-        let mut config = ManagerConfig::default();
-        // A closed connection is noticed without asking the server each time.
-        config.recycling_method = RecyclingMethod::Fast;
-        let manager =
-            AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config(url, config);
-        let pool = Pool::builder(manager)
-            // Reading, settling and renewing go on at the same time.
-            .max_size(4)
-            .create_timeout(Some(Duration::from_secs(10)))
-            .wait_timeout(Some(Duration::from_secs(10)))
-            .runtime(deadpool::Runtime::Tokio1)
-            .build()
-            .map_err(StoreError::fatal)?;
-        Ok(Self { pool })
+    pub fn new(url: impl AsRef<str>) -> Result<Self, StoreError> {
+        Self::builder(url).build()
     }
 
-    /// A store on a pool of your own. Three connections are enough for all that a runner does at the
-    /// same time; with one it works, but more slowly.
-    pub fn with_pool(pool: Pool<AsyncPgConnection>) -> Self {
-        Self { pool }
+    /// Configures a store on the database of this URL.
+    pub fn builder(url: impl AsRef<str>) -> PostgresStoreBuilder {
+        PostgresStoreBuilder::new(url.as_ref())
     }
 
     /// Lends a connection to `work`. One that does not come back from it in good order is closed, not
     /// pooled: after an error or a time-out an answer may still be on its way.
     async fn with<T>(
         &self,
-        work: impl AsyncFnOnce(&mut Connection) -> Result<T, StoreError>,
+        work: impl AsyncFnOnce(&Client) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut lent = Lent(Some(
-            self.pool.get().await.map_err(StoreError::unavailable)?,
-        ));
-        let Lent(Some(connection)) = &mut lent else {
+        let mut lent = Lent {
+            client: Some(self.pool.get().await.map_err(StoreError::unavailable)?),
+            store: self,
+        };
+        let Some(client) = &lent.client else {
             return Err(StoreError::unavailable("no connection"));
         };
-        let result = work(connection).await?;
-        drop(lent.0.take());
+        let result = work(client).await?;
+        drop(lent.client.take());
         Ok(result)
+    }
+
+    fn floors(&self) -> MutexGuard<'_, Floors> {
+        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection that is closed when it is dropped; taken out, it goes back to its pool.
-struct Lent(Option<Connection>);
+struct Lent<'s> {
+    client: Option<Object<Connector>>,
+    store: &'s PostgresStore,
+}
 
-impl Drop for Lent {
+impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(Connection::take(connection));
+        if let Some(client) = self.client.take() {
+            drop(Object::take(client));
+            self.store.floors().forget();
         }
     }
 }
@@ -109,38 +111,39 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
-        #[derive(diesel::QueryableByName)]
-        struct Facts {
-            #[diesel(sql_type = Bool)]
-            migrated: bool,
-            #[diesel(sql_type = Bool)]
-            standby: bool,
-            #[diesel(sql_type = Bool)]
-            read_only: bool,
-        }
-        let facts = self
-            .with(async |c| {
-                let query = diesel::sql_query(
-                    "SELECT to_regclass('outbox') IS NOT NULL \
-                        AND to_regclass('outbox_lanes') IS NOT NULL AS migrated, \
-                        pg_is_in_recovery() AS standby, \
-                        current_setting('transaction_read_only')::boolean AS read_only",
-                );
-                Ok(query.get_result::<Facts>(c).await?)
+        let (migrated, standby, read_only) = self
+            .with(async |client| {
+                let row = client
+                    .query_typed(
+                        "SELECT to_regclass('outbox') IS NOT NULL \
+                            AND to_regclass('outbox_lanes') IS NOT NULL, \
+                            pg_is_in_recovery(), \
+                            current_setting('transaction_read_only')::boolean",
+                        &[],
+                    )
+                    .await?;
+                let row = row
+                    .first()
+                    .ok_or_else(|| StoreError::unavailable("no answer"))?;
+                Ok((
+                    row.try_get::<_, bool>(0)?,
+                    row.try_get::<_, bool>(1)?,
+                    row.try_get::<_, bool>(2)?,
+                ))
             })
             .await?;
-        if facts.standby {
+        if standby {
             return Err(StoreError::fatal(
                 "this server is a standby; give the runner the URL of the primary",
             ));
         }
-        if facts.read_only {
+        if read_only {
             return Err(StoreError::fatal(
                 "transactions on this server are read-only (default_transaction_read_only); give \
                  the runner a server and a role that can write",
             ));
         }
-        if !facts.migrated {
+        if !migrated {
             return Err(StoreError::fatal(
                 "it has no table `outbox`; run the migrations: `diesel migration run`, or \
                  `run_pending_migrations(outbox::migrations::POSTGRES)`",
@@ -150,8 +153,11 @@ impl Store for PostgresStore {
     }
 
     async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
-        self.with(async |c| leases::lease(c, runner, ttl).await)
-            .await
+        let granted = self
+            .with(async |c| leases::lease(c, runner, ttl).await)
+            .await?;
+        self.floors().granted(&granted.leases);
+        Ok(granted)
     }
 
     async fn release(&self, runner: &RunnerId, leases: &[Lease]) -> Result<(), StoreError> {
@@ -164,7 +170,18 @@ impl Store for PostgresStore {
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<StoredMessage>, StoreError> {
-        self.with(async |c| read::read(c, request).await).await
+        self.with(async |c| {
+            let wants_horizon = self.floors().wants_horizon(Instant::now());
+            if wants_horizon {
+                let horizon = read::horizon(c).await?;
+                self.floors().see(horizon, Instant::now());
+            }
+            let plan = self.floors().plan(request, Instant::now());
+            let read = read::read(c, request, &plan).await?;
+            self.floors().learn(&plan, request, &read);
+            Ok(read)
+        })
+        .await
     }
 
     async fn settle(
@@ -174,8 +191,11 @@ impl Store for PostgresStore {
         delivered: &[Position],
         archive: bool,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.with(async |c| fenced::settle(c, runner, leases, delivered, archive).await)
-            .await
+        let held = self
+            .with(async |c| fenced::settle(c, runner, leases, delivered, archive).await)
+            .await?;
+        self.floors().settled(delivered.len());
+        Ok(held)
     }
 
     async fn park(
@@ -185,6 +205,17 @@ impl Store for PostgresStore {
         messages: &[Parking],
     ) -> Result<Vec<Lease>, StoreError> {
         self.with(async |c| fenced::park(c, runner, leases, messages).await)
+            .await
+    }
+
+    async fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        error: &str,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::bury(c, runner, leases, position, error).await)
             .await
     }
 
@@ -214,25 +245,84 @@ impl Store for PostgresStore {
         position: Position,
         archive: bool,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.with(async |c| fenced::unpark(c, runner, leases, position, archive).await)
-            .await
+        self.floors().unparking(position.lane);
+        let held = self
+            .with(async |c| fenced::unpark(c, runner, leases, position, archive).await)
+            .await?;
+        self.floors().unparked(position.lane);
+        Ok(held)
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {
         self.with(async |c| {
-            let query = diesel::sql_query(
-                "DELETE FROM outbox_archive WHERE (delivered_at, lane, id) IN ( \
-                    SELECT delivered_at, lane, id FROM outbox_archive \
-                    WHERE delivered_at < clock_timestamp() - $1 * interval '1 millisecond' \
-                    ORDER BY delivered_at, lane, id LIMIT $2)",
-            );
-            let query = query.bind::<BigInt, _>(millis(retention));
-            let query = query.bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX));
-            Ok(query.execute(c).await?)
+            let removed = c
+                .execute_typed(
+                    "DELETE FROM outbox_archive WHERE (delivered_at, lane, id) IN ( \
+                        SELECT delivered_at, lane, id FROM outbox_archive \
+                        WHERE delivered_at < clock_timestamp() - $1 * interval '1 millisecond' \
+                        ORDER BY delivered_at, lane, id LIMIT $2)",
+                    &[
+                        (&millis(retention), Type::INT8),
+                        (&i64::try_from(most).unwrap_or(i64::MAX), Type::INT8),
+                    ],
+                )
+                .await?;
+            Ok(usize::try_from(removed).unwrap_or(usize::MAX))
         })
         .await
     }
+
+    async fn note_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        batches: &[LaneBatch],
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.with(async |c| fenced::note_batches(c, runner, leases, batches).await)
+            .await
+    }
+
+    async fn noted_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+    ) -> Result<Vec<LaneBatch>, StoreError> {
+        self.with(async |c| fenced::noted_batches(c, runner, leases).await)
+            .await
+    }
+
+    async fn listen(&self, ring: impl Fn(Option<i16>) + Send + Sync) -> Result<(), StoreError> {
+        let probe = async |token: &str| self.with(async |c| bell::notify(c, token).await).await;
+        bell::listen(&self.listener, probe, ring).await
+    }
+
+    async fn expect_ring(&self, lanes: &[i16], within: Duration) -> Result<(), StoreError> {
+        self.with(async |c| bell::expect_ring(c, lanes, within).await)
+            .await
+    }
 }
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::unavailable(Cause(error))
+    }
+}
+
+/// The driver tells what failed; why stands in its source.
+#[derive(Debug)]
+struct Cause(tokio_postgres::Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        match std::error::Error::source(&self.0) {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
 
 /// The lanes and the epochs of leases, as arrays.
 fn arrays(leases: &[Lease]) -> (Vec<i16>, Vec<i64>) {

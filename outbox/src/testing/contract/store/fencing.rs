@@ -3,10 +3,11 @@
 use super::*;
 
 /// What changes messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Settle,
     Park,
+    Bury,
     RefuseAgain,
     Unpark,
 }
@@ -41,7 +42,13 @@ impl Subjects {
 pub(super) const ATTEMPTS: u32 = 7;
 
 impl Change {
-    pub(super) const ALL: [Self; 4] = [Self::Settle, Self::Park, Self::RefuseAgain, Self::Unpark];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Settle,
+        Self::Park,
+        Self::Bury,
+        Self::RefuseAgain,
+        Self::Unpark,
+    ];
 
     pub(super) async fn make<S: Store>(
         self,
@@ -65,6 +72,11 @@ impl Change {
                 };
                 let messages = [parked, behind(second.position)];
                 store.park(runner, leases, &messages).await?
+            }
+            Self::Bury => {
+                store
+                    .bury(runner, leases, first.position, "refused")
+                    .await?
             }
             Self::RefuseAgain => {
                 let refuse = store.refuse_again(runner, leases, retried, &refusal);
@@ -96,6 +108,7 @@ impl Change {
                     attempts: ATTEMPTS,
                 });
             }
+            Self::Bury => after.waiting.retain(|stored| stored != first),
             Self::RefuseAgain => {
                 for due in after.due.iter_mut().filter(|due| due.stored == *retried) {
                     due.attempts = ATTEMPTS;
@@ -122,6 +135,10 @@ pub(super) async fn settling_is_fenced<F: StoreFixture>(f: &F) -> Case {
 
 pub(super) async fn parking_is_fenced<F: StoreFixture>(f: &F) -> Case {
     is_fenced(f, Change::Park).await
+}
+
+pub(super) async fn burying_is_fenced<F: StoreFixture>(f: &F) -> Case {
+    is_fenced(f, Change::Bury).await
 }
 
 pub(super) async fn refusing_again_is_fenced<F: StoreFixture>(f: &F) -> Case {
@@ -215,7 +232,7 @@ pub(super) async fn only_lanes_of_the_leases_given_are_changed<F: StoreFixture>(
     let before = owner.contents().await?;
     for change in Change::ALL {
         let lane = match change {
-            Change::Settle | Change::Park => subjects.waiting[0].position.lane,
+            Change::Settle | Change::Park | Change::Bury => subjects.waiting[0].position.lane,
             Change::RefuseAgain | Change::Unpark => subjects.parked[0].position.lane,
         };
         let mut others = owner.leases.clone();

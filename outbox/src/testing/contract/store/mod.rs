@@ -109,6 +109,7 @@ async fn violations<F: StoreFixture>(create: impl AsyncFn() -> F) -> Vec<Violati
         fencing {
             settling_is_fenced,
             parking_is_fenced,
+            burying_is_fenced,
             refusing_again_is_fenced,
             unparking_is_fenced,
             only_lanes_of_the_leases_given_are_changed,

@@ -72,19 +72,10 @@ impl Flawed {
         leases: &[Lease],
     ) -> (RunnerId, Vec<Lease>) {
         let given = || (runner.clone(), leases.to_vec());
-        let same = |change: Change| {
-            matches!(
-                (change, changed),
-                (Change::Settle, Change::Settle)
-                    | (Change::Park, Change::Park)
-                    | (Change::RefuseAgain, Change::RefuseAgain)
-                    | (Change::Unpark, Change::Unpark)
-            )
-        };
         let owner = self.owner.lock().unwrap().clone();
         match self.flaw {
-            Flaw::ForgetsTheFence(change) if same(change) => owner.unwrap_or_else(given),
-            Flaw::ForgetsTheEpochs(change) if same(change) => {
+            Flaw::ForgetsTheFence(change) if change == changed => owner.unwrap_or_else(given),
+            Flaw::ForgetsTheEpochs(change) if change == changed => {
                 let mut current = owner.unwrap_or_else(given).1;
                 current.retain(|now| leases.iter().any(|lease| lease.lane == now.lane));
                 (runner.clone(), current)
@@ -238,6 +229,18 @@ impl Store for Flawed {
         Ok(self.held(held, leases))
     }
 
+    async fn bury(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        position: Position,
+        error: &str,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let (runner, entitled) = self.entitled(Change::Bury, runner, leases);
+        let held = self.store.bury(&runner, &entitled, position, error).await?;
+        Ok(self.held(held, leases))
+    }
+
     async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
         let all: Vec<_> = ALL_LANES.collect();
         let lanes = match self.flaw {
@@ -382,6 +385,7 @@ async fn a_flawed_store_is_caught_by_the_rule_that_it_breaks() {
         (Flaw::ForgetsWhoLeaves, "who leaves hands everything back"),
         (Flaw::ForgetsTheFence(Change::Settle), "settling is fenced"),
         (Flaw::ForgetsTheFence(Change::Park), "parking is fenced"),
+        (Flaw::ForgetsTheFence(Change::Bury), "burying is fenced"),
         (
             Flaw::ForgetsTheFence(Change::RefuseAgain),
             "refusing again is fenced",
@@ -389,6 +393,7 @@ async fn a_flawed_store_is_caught_by_the_rule_that_it_breaks() {
         (Flaw::ForgetsTheFence(Change::Unpark), "unparking is fenced"),
         (Flaw::ForgetsTheEpochs(Change::Settle), "settling is fenced"),
         (Flaw::ForgetsTheEpochs(Change::Park), "parking is fenced"),
+        (Flaw::ForgetsTheEpochs(Change::Bury), "burying is fenced"),
         (
             Flaw::ForgetsTheEpochs(Change::RefuseAgain),
             "refusing again is fenced",

@@ -1,0 +1,35 @@
+-- The least rights with which the outbox works on PostgreSQL. Run it after the migrations, as the owner
+-- of the tables, and grant the two roles to those that log in:
+--
+--     GRANT outbox_writer TO shop;
+--     GRANT outbox_runner TO shop_outbox;
+--
+-- It may be run again.
+
+-- Roles belong to the whole server, and somebody else may be making them at this moment.
+DO $do$
+BEGIN
+    CREATE ROLE outbox_writer NOLOGIN;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$do$;
+
+DO $do$
+BEGIN
+    CREATE ROLE outbox_runner NOLOGIN;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$do$;
+
+-- Who publishes writes messages, and can't see or change any, not even its own. (What it needs besides,
+-- the use of the sequence and the doorbell, is granted to everybody by the migration.)
+GRANT INSERT ON outbox TO outbox_writer;
+
+-- The runner. It never writes new messages, but moves parked ones back to their places.
+GRANT SELECT, INSERT, DELETE ON outbox, outbox_archive TO outbox_runner;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked, outbox_runners TO outbox_runner;
+GRANT INSERT ON outbox_dead_letters TO outbox_runner;
+GRANT SELECT, UPDATE ON outbox_lanes, outbox_doorbell TO outbox_runner;
+GRANT SELECT ON SEQUENCE outbox_id_seq TO outbox_runner;

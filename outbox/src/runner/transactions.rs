@@ -1,0 +1,179 @@
+//! Exactly-once delivery: what is sent is noted first, and known again after a crash.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::backoff::Backoff;
+use super::event::RunnerEvent;
+use super::session::{Place, Session};
+use super::{RunError, survive};
+use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind, Transactions};
+use crate::store::{LaneBatch, Lease, Position, Store, StoreError, StoredMessage};
+
+/// Why a lane could not be taken over.
+enum Failure {
+    Store(StoreError),
+    Sink(SinkError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl<S: Store, K: Sink> Session<'_, S, K> {
+    /// Takes over, at the broker too, the lanes of which it is not known what was committed last.
+    /// After a failure it waits, and leaves them for the next time.
+    pub(super) async fn take_over(&self, backoff: &mut Backoff) -> Result<(), RunError> {
+        let Some(transactions) = self.runner.sink.transactions() else {
+            return Ok(());
+        };
+        let unknown = self.tracker.unknown();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        match self.take_over_lanes(transactions, &unknown).await {
+            Ok(()) => {
+                *backoff = Backoff::of_sink();
+                return Ok(());
+            }
+            Err(Failure::Store(error)) => survive(error)?,
+            Err(Failure::Sink(error)) if error.kind() == SinkErrorKind::Fatal => {
+                return Err(RunError::Sink(error));
+            }
+            Err(Failure::Sink(error)) => {
+                tracing::warn!("lanes can't be taken over at the sink: {error}");
+                self.runner.events.emit(|| RunnerEvent::Unavailable {
+                    topic: None,
+                    reason: error.to_string(),
+                });
+            }
+        }
+        let _ = backoff.wait(&self.stop).await;
+        Ok(())
+    }
+
+    #[tracing::instrument(name = "take_over", level = "debug", skip_all, fields(lanes = unknown.len()))]
+    async fn take_over_lanes(
+        &self,
+        transactions: &dyn Transactions,
+        unknown: &[Lease],
+    ) -> Result<(), Failure> {
+        let runner = self.runner;
+        // Fenced: a lane that is not held any more is not among them. Taking it over would take it
+        // away from its owner.
+        let noted = runner
+            .ask(runner.store.noted_batches(&runner.id, unknown))
+            .await?;
+        let lanes = noted.iter().map(|noted| async move {
+            let committed = transactions
+                .take_over(noted.lane)
+                .await
+                .map_err(Failure::Sink)?;
+            let lease = unknown.iter().find(|lease| lease.lane == noted.lane);
+            let Some(&lease) = lease else { return Ok(()) };
+            if committed == noted.number && !self.settle_noted(lease, noted).await? {
+                return Ok(());
+            }
+            // A database that was restored may be behind the broker. Numbers only grow.
+            self.tracker.know(lease, committed.max(noted.number));
+            Ok(())
+        });
+        try_join_all(lanes).await.map(drop)
+    }
+
+    /// What was committed before a crash, or without an answer, is settled without being sent again.
+    /// False if the lane was lost.
+    async fn settle_noted(&self, lease: Lease, noted: &LaneBatch) -> Result<bool, StoreError> {
+        if noted.ids.is_empty() {
+            return Ok(true);
+        }
+        let runner = self.runner;
+        let archive = runner.settings.completion.archives();
+        let leases = [lease];
+        let position = |&id: &i64| Position {
+            lane: noted.lane,
+            id,
+        };
+        let positions: Vec<_> = noted.ids.iter().map(position).collect();
+        if noted.parked {
+            for &position in &positions {
+                let unpark = runner.store.unpark(&runner.id, &leases, position, archive);
+                if runner.ask(unpark).await?.is_empty() {
+                    return Ok(false);
+                }
+            }
+        } else {
+            let settle = runner
+                .store
+                .settle(&runner.id, &leases, &positions, archive);
+            if runner.ask(settle).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        let Lease { lane, .. } = lease;
+        tracing::info!(
+            lane,
+            batch = noted.number,
+            "a committed batch is settled after all"
+        );
+        Ok(true)
+    }
+
+    /// Notes the messages as one batch a lane, and commits each.
+    pub(super) async fn commit(
+        &self,
+        transactions: &dyn Transactions,
+        leases: &[Lease],
+        messages: &[StoredMessage],
+        place: Place,
+        deadline: Instant,
+    ) -> Delivery {
+        let mut lanes: BTreeMap<i16, Vec<usize>> = BTreeMap::new();
+        for (index, stored) in messages.iter().enumerate() {
+            lanes.entry(stored.position.lane).or_default().push(index);
+        }
+        let batch = |(&lane, indices): (&i16, &Vec<usize>)| {
+            Some(LaneBatch {
+                lane,
+                number: self.tracker.next_batch(lane)?,
+                ids: indices.iter().map(|&i| messages[i].position.id).collect(),
+                parked: place == Place::Parked,
+            })
+        };
+        let batches: Vec<_> = lanes.iter().filter_map(batch).collect();
+        let runner = self.runner;
+        let note = runner.store.note_batches(&runner.id, leases, &batches);
+        let noted = match runner.ask(note).await {
+            Ok(noted) => noted,
+            Err(error) => {
+                tracing::warn!("nothing is sent that could not be noted: {error}");
+                return Delivery::ready(vec![Err(SinkError::skipped()); messages.len()]);
+            }
+        };
+        let of_batch = |lease: &&Lease| batches.iter().any(|batch| batch.lane == lease.lane);
+        let wanted: Vec<_> = leases.iter().filter(of_batch).copied().collect();
+        self.notice_lost(&wanted, &noted);
+        let held = |batch: &&LaneBatch| noted.iter().any(|lease| lease.lane == batch.lane);
+        let commits = batches.iter().filter(held).map(|batch| {
+            let indices = lanes.remove(&batch.lane).unwrap_or_default();
+            let messages: Vec<_> = indices.iter().map(|&i| messages[i].clone()).collect();
+            let delivery = transactions.commit(batch.lane, batch.number, &messages, deadline);
+            async move { (indices, delivery.await) }
+        });
+        let commits = join_all(commits.collect::<Vec<_>>());
+        let count = messages.len();
+        Delivery::new(async move {
+            let mut outcomes: Vec<Outcome> = vec![Err(SinkError::skipped()); count];
+            for (indices, of_lane) in commits.await {
+                for (index, outcome) in indices.into_iter().zip(of_lane) {
+                    outcomes[index] = outcome;
+                }
+            }
+            outcomes
+        })
+    }
+}

@@ -1,0 +1,260 @@
+//! The transactions of one lane.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+
+use super::super::super::{Outcome, SinkError, SinkErrorKind};
+use super::super::{log, outcome, record};
+use super::ledger::LedgerRecord;
+use crate::store::StoredMessage;
+
+/// How long to wait for reports at a time. librdkafka's poll waits for all of it.
+const POLL: Duration = Duration::from_millis(1);
+
+/// A producer with the transactional id of a lane.
+pub(super) struct LaneProducer {
+    producer: BaseProducer<Reports>,
+    /// One transaction at a time.
+    busy: Mutex<()>,
+}
+
+type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
+
+/// The ledger's record, among the places of a batch.
+const LEDGER: usize = usize::MAX;
+
+impl LaneProducer {
+    /// Fences whoever had this transactional id before.
+    pub(super) fn take_over(
+        config: &ClientConfig,
+        transactional_id: &str,
+        patience: Duration,
+    ) -> Result<Self, SinkError> {
+        let mut config = config.clone();
+        config.set("transactional.id", transactional_id);
+        let producer = BaseProducer::from_config_and_context(&config, Reports::default())
+            .map_err(|error| SinkError::fatal(format!("no producer: {error}")))?;
+        let limit = Instant::now() + patience;
+        insist(limit, |left| producer.init_transactions(left)).map_err(
+            |error| match Verdict::of(&error) {
+                Verdict::Forbidden => SinkError::fatal(format!(
+                    "not allowed to use the transactional id {transactional_id:?} ({error}); grant \
+                     WRITE and DESCRIBE on it"
+                )),
+                _ => SinkError::unavailable(format!(
+                    "the transactional id {transactional_id:?} can't be initialised: {error}"
+                )),
+            },
+        )?;
+        Ok(Self {
+            producer,
+            busy: Mutex::default(),
+        })
+    }
+
+    /// Sends the messages and the record of the ledger in one transaction. An error leaves open what
+    /// became of it; outcomes that are not all `Ok` mean that it was aborted.
+    pub(super) fn commit(
+        &self,
+        messages: &[StoredMessage],
+        ledger: &LedgerRecord,
+        limit: Instant,
+    ) -> Result<Vec<Outcome>, SinkError> {
+        let _busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        self.producer.begin_transaction().map_err(|e| unknown(&e))?;
+        self.producer.context().open(messages.len() + 1);
+        for (index, stored) in messages.iter().enumerate() {
+            let id = stored.message.id().hyphenated().to_string();
+            self.enqueue(record(stored, &id, index), limit);
+        }
+        self.enqueue(ledger.as_record(LEDGER), limit);
+        while self.producer.context().missing() > 0 && Instant::now() < limit {
+            self.producer.poll(POLL);
+        }
+        let failures = self.producer.context().close();
+        if let Some(failures) = failures {
+            // Those that failed only because others had are found out by this, too.
+            insist(limit, |left| self.producer.abort_transaction(left)).map_err(|e| unknown(&e))?;
+            return aborted(messages, &failures);
+        }
+        match insist(limit, |left| self.producer.commit_transaction(left)) {
+            Ok(()) => Ok(vec![Ok(()); messages.len()]),
+            Err(error) => match Verdict::of(&error) {
+                Verdict::Abort => {
+                    insist(limit, |left| self.producer.abort_transaction(left))
+                        .map_err(|e| unknown(&e))?;
+                    // Nothing was committed. As the cause is not a message, all of it waits a little.
+                    Err(SinkError::unavailable(format!(
+                        "the transaction was aborted: {error}"
+                    )))
+                }
+                _ => Err(unknown(&error)),
+            },
+        }
+    }
+
+    /// Waits for room in librdkafka's queue if there is none.
+    fn enqueue(&self, mut record: Record<'_>, limit: Instant) {
+        let index = record.delivery_opaque;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned))
+                    if Instant::now() < limit =>
+                {
+                    record = returned;
+                    self.producer.poll(POLL);
+                }
+                Err((error, _)) => return self.producer.context().report(index, Some(error)),
+            }
+        }
+    }
+}
+
+/// Calls again what may be called again, until the limit.
+fn insist(
+    limit: Instant,
+    call: impl Fn(Duration) -> Result<(), KafkaError>,
+) -> Result<(), KafkaError> {
+    loop {
+        let left = limit.saturating_duration_since(Instant::now());
+        // librdkafka takes 0 for "only look", and gives no answer in less.
+        match call(left.max(Duration::from_millis(100))) {
+            Err(error) if Verdict::of(&error) == Verdict::Again && Instant::now() < limit => {}
+            result => return result,
+        }
+    }
+}
+
+/// What became of the messages of an aborted transaction: who is to blame is named, the others were
+/// skipped.
+fn aborted(
+    messages: &[StoredMessage],
+    failures: &[(usize, KafkaError)],
+) -> Result<Vec<Outcome>, SinkError> {
+    let mut outcomes = vec![Err(SinkError::skipped()); messages.len()];
+    let mut blamed = false;
+    let mut other = None;
+    for (index, error) in failures {
+        let topic = messages.get(*index).map(|stored| stored.message.topic());
+        let failure = outcome::failure(error, topic.unwrap_or("the ledger"));
+        match (failure.kind(), outcomes.get_mut(*index)) {
+            (SinkErrorKind::Rejected | SinkErrorKind::TopicUnavailable, Some(outcome)) => {
+                *outcome = Err(failure);
+                blamed = true;
+            }
+            _ => other = other.or(Some((failure, error))),
+        }
+    }
+    match other {
+        _ if blamed => Ok(outcomes),
+        Some((failure, error)) if Verdict::of(error) == Verdict::Fenced => {
+            Err(SinkError::fenced(failure.to_string()))
+        }
+        Some((failure, _)) => Err(SinkError::unavailable(failure.to_string())),
+        None => Err(SinkError::unavailable("no delivery report in time")),
+    }
+}
+
+fn unknown(error: &KafkaError) -> SinkError {
+    match Verdict::of(error) {
+        Verdict::Fenced => SinkError::fenced(error.to_string()),
+        _ => SinkError::unavailable(format!(
+            "what became of the transaction is not known: {error}"
+        )),
+    }
+}
+
+/// What an error of a transaction means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The same call may be made again, and goes on with what it began.
+    Again,
+    Abort,
+    Fenced,
+    Forbidden,
+    /// The producer is of no use any more.
+    Dead,
+}
+
+impl Verdict {
+    fn of(error: &KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::Fenced | Code::InvalidProducerEpoch | Code::ProducerFenced) => {
+                return Self::Fenced;
+            }
+            Some(Code::TransactionalIdAuthorizationFailed) => return Self::Forbidden,
+            _ => {}
+        }
+        match error {
+            KafkaError::Transaction(error) if error.is_retriable() => Self::Again,
+            KafkaError::Transaction(error) if error.txn_requires_abort() => Self::Abort,
+            _ => Self::Dead,
+        }
+    }
+}
+
+/// Counts the delivery reports of a transaction.
+#[derive(Default)]
+struct Reports(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    missing: usize,
+    failures: Vec<(usize, KafkaError)>,
+}
+
+impl Reports {
+    fn open(&self, messages: usize) {
+        *self.lock() = Open {
+            missing: messages,
+            failures: Vec::new(),
+        };
+    }
+
+    fn missing(&self) -> usize {
+        self.lock().missing
+    }
+
+    fn report(&self, index: usize, failure: Option<KafkaError>) {
+        let mut open = self.lock();
+        open.missing = open.missing.saturating_sub(1);
+        open.failures.extend(failure.map(|error| (index, error)));
+    }
+
+    /// What failed, if anything did; a report that is missing is a failure.
+    fn close(&self) -> Option<Vec<(usize, KafkaError)>> {
+        let open = std::mem::take(&mut *self.lock());
+        (open.missing > 0 || !open.failures.is_empty()).then_some(open.failures)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, "Kafka: {reason}");
+    }
+}
+
+impl ProducerContext for Reports {
+    /// The place in the batch.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let failure = result.as_ref().err();
+        self.report(index, failure.map(|(error, _)| error.clone()));
+    }
+}

@@ -1,0 +1,168 @@
+//! The ledger: which batch of each lane was committed last.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::BaseRecord;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use super::super::super::SinkError;
+
+/// One partition a lane.
+const PARTITIONS: i32 = 16;
+
+/// A lane's last record is sought so far from the end first. Most of what is there are the marks of
+/// transactions, one for each record.
+const TAIL: i64 = 64;
+
+/// A compacted topic, in the name of an outbox.
+pub(super) struct Ledger {
+    topic: String,
+    connection: ClientConfig,
+    patience: Duration,
+    ready: OnceCell<()>,
+}
+
+/// What a transaction leaves there.
+pub(super) struct LedgerRecord {
+    topic: String,
+    lane: i16,
+    key: String,
+    value: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    batch: i64,
+    messages: usize,
+}
+
+impl Ledger {
+    pub(super) fn new(topic: String, connection: ClientConfig, patience: Duration) -> Self {
+        Self {
+            topic,
+            connection,
+            patience,
+            ready: OnceCell::new(),
+        }
+    }
+
+    /// Makes the topic if it is not there.
+    pub(super) async fn ensure(&self) -> Result<(), SinkError> {
+        self.ready.get_or_try_init(|| self.create()).await.copied()
+    }
+
+    async fn create(&self) -> Result<(), SinkError> {
+        let topic = &self.topic;
+        let away = |error: KafkaError| {
+            SinkError::unavailable(format!("the ledger {topic:?} can't be reached: {error}"))
+        };
+        let admin: AdminClient<DefaultClientContext> = self.connection.create().map_err(away)?;
+        let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(-1))
+            .set("cleanup.policy", "compact")
+            // Small, so that what is superseded goes soon.
+            .set("segment.bytes", "16777216");
+        let options = AdminOptions::new().operation_timeout(Some(self.patience));
+        let created = admin.create_topics([&new], &options).await.map_err(away)?;
+        match created.into_iter().next() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+                Err(SinkError::unavailable(format!(
+                    "the ledger {topic:?} can't be made ({code}); make it, compacted and with \
+                     {PARTITIONS} partitions, or allow it"
+                )))
+            }
+            _ => {
+                tracing::debug!(topic, "the ledger is there");
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn record(&self, lane: i16, batch: i64, messages: usize) -> LedgerRecord {
+        let entry = Entry { batch, messages };
+        LedgerRecord {
+            topic: self.topic.clone(),
+            lane,
+            key: lane.to_string(),
+            // Numbers alone can always be written.
+            value: serde_json::to_string(&entry).unwrap_or_default(),
+        }
+    }
+
+    /// The number of the batch of this lane that was committed last, or 0. Nobody may have a
+    /// transaction open that writes to the lane's partition.
+    pub(super) fn last(&self, lane: i16) -> Result<i64, SinkError> {
+        let away = |error: KafkaError| {
+            SinkError::unavailable(format!(
+                "the ledger {:?} can't be read: {error}",
+                self.topic
+            ))
+        };
+        let mut config = self.connection.clone();
+        config
+            // No group is joined, and nothing committed.
+            .set("group.id", "outbox-ledger")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().map_err(away)?;
+        let partition = i32::from(lane);
+        let (low, high) = consumer
+            .fetch_watermarks(&self.topic, partition, self.patience)
+            .map_err(away)?;
+        let tail = low.max(high - TAIL);
+        let found = self.last_from(&consumer, lane, tail).map_err(away)?;
+        let found = match found {
+            None if tail > low => self.last_from(&consumer, lane, low).map_err(away)?,
+            found => found,
+        };
+        Ok(found.unwrap_or(0))
+    }
+
+    fn last_from(
+        &self,
+        consumer: &BaseConsumer,
+        lane: i16,
+        offset: i64,
+    ) -> Result<Option<i64>, KafkaError> {
+        let mut partition = TopicPartitionList::new();
+        partition.add_partition_offset(&self.topic, lane.into(), Offset::Offset(offset))?;
+        consumer.assign(&partition)?;
+        let limit = Instant::now() + self.patience;
+        let mut last = None;
+        loop {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(record)) => {
+                    let entry = record.payload().map(serde_json::from_slice::<Entry>);
+                    if let Some(Ok(entry)) = entry {
+                        last = Some(entry.batch);
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
+                Some(Err(error)) if Instant::now() >= limit => return Err(error),
+                None if Instant::now() >= limit => {
+                    return Err(KafkaError::MessageConsumption(
+                        RDKafkaErrorCode::OperationTimedOut,
+                    ));
+                }
+                Some(Err(_)) | None => {}
+            }
+        }
+    }
+}
+
+impl LedgerRecord {
+    pub(super) fn as_record(&self, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+        BaseRecord::with_opaque_to(&self.topic, opaque)
+            .partition(self.lane.into())
+            .key(self.key.as_bytes())
+            .payload(self.value.as_bytes())
+    }
+}

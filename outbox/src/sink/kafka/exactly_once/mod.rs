@@ -1,0 +1,165 @@
+//! Delivery in Kafka's transactions.
+//!
+//! Each lane has a producer of its own, since a transactional id has one transaction at a time, and since
+//! the lane is what changes hands: who initialises the lane's transactional id fences all before it.
+//! Batches leave a record in the *ledger*, a compacted topic with a partition for each lane, in the
+//! transaction that sends them.
+
+mod lane;
+mod ledger;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use rdkafka::ClientConfig;
+
+use self::lane::LaneProducer;
+use self::ledger::Ledger;
+use super::super::{Delivery, Outcome, SinkError, Transactions};
+use crate::store::StoredMessage;
+
+/// Properties of librdkafka that are about the connection, so that consumers and admin clients take them
+/// too.
+const OF_CONNECTIONS: &[&str] = &[
+    "bootstrap.servers",
+    "broker.",
+    "client.",
+    "enable.sasl.",
+    "enable.ssl.",
+    "metadata.",
+    "reconnect.",
+    "sasl.",
+    "security.",
+    "socket.",
+    "ssl.",
+];
+
+pub(super) struct ExactlyOnce {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    producer: ClientConfig,
+    ledger: Ledger,
+    /// The longest that one request to the cluster may take.
+    patience: Duration,
+    lanes: Mutex<HashMap<i16, Arc<LaneProducer>>>,
+}
+
+impl ExactlyOnce {
+    /// The topic of the ledger of the outbox of this name.
+    pub(super) fn ledger(name: &str) -> String {
+        format!("outbox.{name}.ledger")
+    }
+
+    /// Transactions of the outbox of this name, by producers of this configuration.
+    pub(super) fn new(name: &str, producer: ClientConfig, patience: Duration) -> Self {
+        let mut connection = ClientConfig::new();
+        for (property, value) in producer.config_map() {
+            if OF_CONNECTIONS.iter().any(|of| property.starts_with(of)) {
+                connection.set(property, value);
+            }
+        }
+        Self {
+            shared: Arc::new(Shared {
+                ledger: Ledger::new(Self::ledger(name), connection, patience),
+                name: name.to_owned(),
+                producer,
+                patience,
+                lanes: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<i16, Arc<LaneProducer>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The new producer fences the old one, aborts what it left open, and waits for what it was
+    /// committing. After that the ledger tells the truth.
+    fn take_over(&self, lane: i16) -> Result<i64, SinkError> {
+        self.lanes().remove(&lane);
+        let id = format!("outbox.{}.{lane}", self.name);
+        let producer = LaneProducer::take_over(&self.producer, &id, self.patience)?;
+        let committed = self.ledger.last(lane)?;
+        self.lanes().insert(lane, Arc::new(producer));
+        Ok(committed)
+    }
+
+    fn commit(
+        &self,
+        lane: i16,
+        number: i64,
+        messages: &[StoredMessage],
+    ) -> Result<Vec<Outcome>, SinkError> {
+        let Some(producer) = self.lanes().get(&lane).cloned() else {
+            return Err(SinkError::unavailable(format!(
+                "lane {lane} was not taken over"
+            )));
+        };
+        let record = self.ledger.record(lane, number, messages.len());
+        let result = producer.commit(messages, &record, Instant::now() + self.patience);
+        if result.is_err() {
+            // Nobody may use it again: what it did is not known.
+            self.lanes().remove(&lane);
+        }
+        result
+    }
+}
+
+impl Transactions for ExactlyOnce {
+    fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>> {
+        async move {
+            self.shared.ledger.ensure().await?;
+            let shared = self.shared.clone();
+            tokio::task::spawn_blocking(move || shared.take_over(lane))
+                .await
+                .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))
+        }
+        .boxed()
+    }
+
+    fn commit(
+        &self,
+        lane: i16,
+        number: i64,
+        messages: &[StoredMessage],
+        deadline: Instant,
+    ) -> Delivery {
+        let count = messages.len();
+        // The others are not told as failures of their own, so that one batch is one failure.
+        let failed = move |error| {
+            let mut outcomes = vec![Err(SinkError::skipped()); count];
+            if let Some(first) = outcomes.first_mut() {
+                *first = Err(error);
+            }
+            outcomes
+        };
+        if Instant::now() >= deadline {
+            return Delivery::ready(failed(SinkError::unavailable("the lease comes to its end")));
+        }
+        let (shared, messages) = (self.shared.clone(), messages.to_vec());
+        // Started here, so that all lanes commit at the same time.
+        let commit = tokio::task::spawn_blocking(move || shared.commit(lane, number, &messages));
+        Delivery::new(async move {
+            match commit.await {
+                Ok(Ok(outcomes)) => outcomes,
+                Ok(Err(error)) => failed(error),
+                Err(panic) => failed(SinkError::unavailable(panic.to_string())),
+            }
+        })
+    }
+
+    fn let_go(&self, lane: i16) {
+        if let Some(producer) = self.shared.lanes().remove(&lane) {
+            // Closing it may wait for the cluster.
+            tokio::task::spawn_blocking(move || drop(producer));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The doorbell: writers notify only while a runner sleeps.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio_postgres::types::Type;
+use tokio_postgres::{AsyncMessage, Client};
+use uuid::Uuid;
+
+use super::connect::Connector;
+use super::{StoreError, millis};
+
+/// How often the listening connection is asked whether it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// For how long it may fail to answer, or to hear.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Listens on a connection of its own until that fails. `probe` notifies with this text on another
+/// connection.
+pub(super) async fn listen(
+    connector: &Connector,
+    probe: impl AsyncFnOnce(&str) -> Result<(), StoreError>,
+    ring: impl Fn(Option<i16>),
+) -> Result<(), StoreError> {
+    let (client, mut messages) = in_time(async { Ok(connector.connect().await?) }).await?;
+    let (heard, mut notifications) = tokio::sync::mpsc::unbounded_channel();
+    // The stream of messages drives the connection, so it is polled beside whatever else goes on.
+    let drive = async {
+        while let Some(message) = messages.next().await {
+            if let AsyncMessage::Notification(notification) = message? {
+                // Its receiver lives as long as this future.
+                let _ = heard.send(notification.payload().to_owned());
+            }
+        }
+        Err(StoreError::unavailable(
+            "the listening connection was closed",
+        ))
+    };
+    let answer = async {
+        in_time(async { Ok(client.batch_execute("LISTEN outbox").await?) }).await?;
+        // A pooler takes LISTEN, and never passes a notification on.
+        let token = Uuid::new_v4().to_string();
+        probe(&token).await?;
+        in_time(async {
+            while let Some(payload) = notifications.recv().await {
+                if payload == token {
+                    return Ok(());
+                }
+            }
+            Err(StoreError::unavailable(
+                "the listening connection was closed",
+            ))
+        })
+        .await
+        .map_err(|_| {
+            StoreError::unavailable(
+                "notifications don't get through, as behind a pooler: give the store a direct \
+                 `listen_url`",
+            )
+        })?;
+        // What was written before this may have found nobody listening.
+        ring(None);
+        loop {
+            match tokio::time::timeout(HEARTBEAT, notifications.recv()).await {
+                // Whatever isn't a lane may be for any.
+                Ok(Some(payload)) if Uuid::parse_str(&payload).is_err() => {
+                    ring(payload.parse().ok())
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(_) => in_time(async { Ok(client.simple_query("").await?) })
+                    .await
+                    .map(drop)?,
+            }
+        }
+    };
+    tokio::select! {
+        result = drive => result,
+        result = answer => result,
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::unavailable(format!(
+            "no answer in {PATIENCE:?}"
+        ))),
+    }
+}
+
+/// Rings for whoever listens.
+pub(super) async fn notify(client: &Client, payload: &str) -> Result<(), StoreError> {
+    client
+        .query_typed("SELECT pg_notify('outbox', $1)", &[(&payload, Type::TEXT)])
+        .await?;
+    Ok(())
+}
+
+/// It is only a hint, so nobody waits for the disk.
+pub(super) async fn expect_ring(
+    client: &Client,
+    lanes: &[i16],
+    within: Duration,
+) -> Result<(), StoreError> {
+    client
+        .query_typed(
+            "UPDATE outbox_doorbell \
+             SET asleep_until = clock_timestamp() + $2 * interval '1 millisecond' \
+             WHERE lane = ANY ($1) AND set_config('synchronous_commit', 'off', true) IS NOT NULL",
+            &[(&lanes, Type::INT2_ARRAY), (&millis(within), Type::INT8)],
+        )
+        .await?;
+    Ok(())
+}

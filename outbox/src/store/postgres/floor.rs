@@ -1,0 +1,469 @@
+//! From which id each lane is read.
+//!
+//! Deleted rows stay in the index until they are vacuumed, and they can't be while any transaction of
+//! anybody is older than their deletion. A read that started from the beginning would walk them all, each
+//! time. So each lane has a *floor*, below which nothing is undelivered that could be visible.
+//!
+//! What could hide below a floor is what commits late: ids are drawn when rows are inserted, and
+//! transactions commit in another order. The default of `id` draws the transaction id before the sequence
+//! value. So when a [`Horizon`] says that `last_id` was the last id, and after that drew `xid` itself,
+//! then whoever drew an id up to `last_id` has a transaction id below `xid`. At the *next* horizon, those
+//! of them that are still in progress are known: they are *late*, and nobody else can ever commit an id
+//! up to `last_id`. A read that begins after that and brings everything from the old floor on sees all that
+//! the others have committed; so the new floor is the oldest message that it brought, or at most
+//! `last_id + 1`, and with each late transaction the old floor is remembered, above which are all its ids
+//! since it was not late then. As long as it is in progress it has committed nothing. Whether it is, is
+//! decided by the snapshot of the read itself (`outbox_read` in the migration).
+//!
+//! Since a horizon is some time old when it is used, only long transactions are ever late.
+//!
+//! Pure state: nothing here waits, reads a clock or talks to the database.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::{Lease, Position, ReadRequest, StoredMessage};
+
+/// How old a horizon is at least when floors are derived from it. Most transactions are shorter.
+const AGE: Duration = Duration::from_millis(250);
+
+/// Below so many settled messages it is not worth a statement to move the floors.
+const WORTHWHILE: usize = 1_000;
+
+/// How often a lane is read from its beginning all the same: so long may a row wait that somebody has
+/// put back by hand, with an old id.
+const LOOK_FROM_START: Duration = Duration::from_secs(30);
+
+/// What the database tells about ids and transactions at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Horizon {
+    /// The highest id that was drawn.
+    pub(super) last_id: i64,
+    /// A transaction id that was drawn after that.
+    pub(super) xid: i64,
+    /// The transactions in progress.
+    pub(super) in_progress: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Floors {
+    lanes: BTreeMap<i16, Lane>,
+    horizon: Option<(Horizon, Instant)>,
+    bound: Option<Bound>,
+    /// Counts the bounds, and whatever makes a read that is under way tell nothing about floors.
+    generation: u64,
+    settled: usize,
+}
+
+/// Up to which id floors may rise, and who may still commit something below.
+#[derive(Debug)]
+struct Bound {
+    last_id: i64,
+    late: HashSet<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    epoch: i64,
+    floor: i64,
+    /// Of late transactions, from which floor on all their ids are.
+    late: BTreeMap<i64, i64>,
+    looked_from_start: Option<Instant>,
+    /// Old messages come back into this lane, or may do so at any time.
+    unsettled: bool,
+}
+
+/// From where one read begins.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// One floor a lane, in the order of the request.
+    pub(super) floors: Vec<i64>,
+    /// Three columns: of this lane, if this transaction has ended, the floor is this one instead.
+    pub(super) late_lanes: Vec<i16>,
+    pub(super) late_xids: Vec<i64>,
+    pub(super) late_floors: Vec<i64>,
+    generation: u64,
+}
+
+impl Floors {
+    /// Takes note of the leases: what happened to a lane in other hands is not known.
+    pub(super) fn granted(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            let lane = self.lanes.entry(lease.lane).or_default();
+            if lane.epoch != lease.epoch {
+                *lane = Lane {
+                    epoch: lease.epoch,
+                    ..Lane::default()
+                };
+                self.generation += 1;
+            }
+        }
+    }
+
+    /// Takes note of how many messages were settled, which are dead rows now.
+    pub(super) fn settled(&mut self, count: usize) {
+        self.settled += count;
+    }
+
+    /// Old messages are about to come back into a lane.
+    pub(super) fn unparking(&mut self, lane: i16) {
+        self.restart(lane, true);
+    }
+
+    /// They have come back. Unless this is heard of, they may still come at any time.
+    pub(super) fn unparked(&mut self, lane: i16) {
+        self.restart(lane, false);
+    }
+
+    fn restart(&mut self, lane: i16, unsettled: bool) {
+        let lane = self.lanes.entry(lane).or_default();
+        lane.floor = 0;
+        lane.late.clear();
+        lane.unsettled = unsettled;
+        self.generation += 1;
+    }
+
+    /// After an error: the next answer may come from another server, where ids were never drawn that
+    /// this one has seen.
+    pub(super) fn forget(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.floor = 0;
+            lane.late.clear();
+        }
+        self.horizon = None;
+        self.bound = None;
+        self.generation += 1;
+    }
+
+    /// Whether a new horizon is worth its statement.
+    pub(super) fn wants_horizon(&self, now: Instant) -> bool {
+        let aged = |(_, since): &(Horizon, Instant)| now >= *since + AGE;
+        let late = self.lanes.values().any(|lane| !lane.late.is_empty());
+        self.horizon.as_ref().is_none_or(aged) && (self.settled >= WORTHWHILE || late)
+    }
+
+    pub(super) fn see(&mut self, horizon: Horizon, now: Instant) {
+        if let Some((before, _)) = self.horizon.replace((horizon.clone(), now)) {
+            let below = |xid: &i64| *xid < before.xid;
+            self.bound = Some(Bound {
+                last_id: before.last_id,
+                late: horizon.in_progress.into_iter().filter(below).collect(),
+            });
+            self.settled = 0;
+        }
+        self.generation += 1;
+    }
+
+    /// A read begins.
+    pub(super) fn plan(&mut self, request: &ReadRequest, now: Instant) -> Plan {
+        let mut plan = Plan {
+            generation: self.generation,
+            ..Plan::default()
+        };
+        for &(number, _) in &request.lanes {
+            let lane = self.lanes.entry(number).or_default();
+            let since = lane.looked_from_start;
+            if lane.floor == 0 || since.is_none_or(|since| now >= since + LOOK_FROM_START) {
+                lane.looked_from_start = Some(now);
+                plan.floors.push(0);
+                continue;
+            }
+            plan.floors.push(lane.floor);
+            for (&xid, &floor) in &lane.late {
+                plan.late_lanes.push(number);
+                plan.late_xids.push(xid);
+                plan.late_floors.push(floor);
+            }
+        }
+        plan
+    }
+
+    /// A read has brought the oldest messages of its lanes.
+    pub(super) fn learn(&mut self, plan: &Plan, request: &ReadRequest, read: &[StoredMessage]) {
+        let Some(bound) = &self.bound else { return };
+        // What is passed over may be undelivered.
+        if plan.generation != self.generation || !request.exclude_topics.is_empty() {
+            return;
+        }
+        let in_flight = request.exclude.iter().copied();
+        let mut oldest = BTreeMap::new();
+        for Position { lane, id } in in_flight.chain(read.iter().map(|stored| stored.position)) {
+            let oldest = oldest.entry(lane).or_insert(id);
+            *oldest = id.min(*oldest);
+        }
+        for &(number, most) in &request.lanes {
+            let Some(lane) = self.lanes.get_mut(&number) else {
+                continue;
+            };
+            if most == 0 || lane.unsettled {
+                continue;
+            }
+            let before = lane.floor;
+            lane.late.retain(|xid, _| bound.late.contains(xid));
+            for &xid in &bound.late {
+                lane.late.entry(xid).or_insert(before);
+            }
+            let highest = bound.last_id + 1;
+            lane.floor = oldest.get(&number).map_or(highest, |&id| id.min(highest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Message;
+
+    const LANE: i16 = 3;
+
+    fn stored(ids: &[i64]) -> Vec<StoredMessage> {
+        let stored = |&id: &i64| StoredMessage {
+            position: Position { lane: LANE, id },
+            message: Message::new("t"),
+            created_at: std::time::SystemTime::UNIX_EPOCH,
+            defect: None,
+        };
+        ids.iter().map(stored).collect()
+    }
+
+    /// A database with one lane, as far as floors are concerned.
+    #[derive(Debug, Default)]
+    struct Database {
+        last_id: i64,
+        last_xid: i64,
+        last_ended: i64,
+        /// Transactions in progress, and the ids that they have inserted.
+        open: BTreeMap<i64, Vec<i64>>,
+        visible: BTreeSet<i64>,
+    }
+
+    impl Database {
+        fn begin(&mut self) -> i64 {
+            self.last_xid += 1;
+            self.open.insert(self.last_xid, Vec::new());
+            self.last_xid
+        }
+
+        fn insert(&mut self, xid: i64) {
+            self.last_id += 1;
+            self.open.entry(xid).or_default().push(self.last_id);
+        }
+
+        fn end(&mut self, xid: i64, commit: bool) {
+            let ids = self.open.remove(&xid).unwrap_or_default();
+            self.last_ended = xid.max(self.last_ended);
+            if commit {
+                self.visible.extend(ids);
+            }
+        }
+
+        /// As PostgreSQL's snapshots, it lists only transactions below the last one that has ended.
+        fn horizon(&mut self) -> Horizon {
+            let last_id = self.last_id;
+            let in_progress = self
+                .open
+                .range(..self.last_ended)
+                .map(|(&xid, _)| xid)
+                .collect();
+            self.last_xid += 1;
+            self.last_ended = self.last_xid;
+            Horizon {
+                last_id,
+                xid: self.last_xid,
+                in_progress,
+            }
+        }
+
+        fn read(&self, plan: &Plan, request: &ReadRequest) -> Vec<i64> {
+            let ended = |xid: &i64| !self.open.contains_key(xid);
+            let late = plan.late_xids.iter().zip(&plan.late_floors);
+            let late = late.filter(|(xid, _)| ended(xid)).map(|(_, &floor)| floor);
+            let floor = late.chain([plan.floors[0]]).min().unwrap();
+            let excluded = |id: &i64| request.exclude.iter().any(|p| p.id == *id);
+            let found = self.visible.range(floor..).filter(|id| !excluded(id));
+            found.take(request.lanes[0].1).copied().collect()
+        }
+    }
+
+    fn request(most: usize, in_flight: &BTreeSet<i64>) -> ReadRequest {
+        ReadRequest {
+            lanes: vec![(LANE, most)],
+            max_bytes: usize::MAX,
+            exclude: in_flight
+                .iter()
+                .map(|&id| Position { lane: LANE, id })
+                .collect(),
+            exclude_topics: Vec::new(),
+        }
+    }
+
+    /// A steady stream is read from near its end, although nothing is ever vacuumed.
+    #[test]
+    fn floors_follow_what_is_settled() {
+        let (mut floors, mut database) = (Floors::default(), Database::default());
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            let xid = database.begin();
+            (0..WORTHWHILE).for_each(|_| database.insert(xid));
+            database.end(xid, true);
+            let request = request(WORTHWHILE, &BTreeSet::new());
+            let plan = floors.plan(&request, now);
+            let read = database.read(&plan, &request);
+            floors.learn(&plan, &request, &stored(&read));
+            database.visible.clear();
+            floors.settled(read.len());
+            assert!(floors.wants_horizon(now));
+            floors.see(database.horizon(), now);
+            now += AGE;
+        }
+        let plan = floors.plan(&request(1, &BTreeSet::new()), now);
+        let lag = database.last_id - plan.floors[0];
+        assert!(lag <= 3 * WORTHWHILE as i64, "{lag}");
+        assert!(plan.late_xids.is_empty(), "short transactions cost nothing");
+    }
+
+    /// While it lasts it hides nothing and holds nothing up; when it ends, all that it wrote is found.
+    #[test]
+    fn a_long_transaction_is_late_until_it_has_ended() {
+        let (mut floors, mut database) = (Floors::default(), Database::default());
+        let now = Instant::now();
+        let long = database.begin();
+        database.insert(long);
+        let look = |floors: &mut Floors, database: &mut Database| {
+            let horizon = database.horizon();
+            floors.see(horizon, now);
+            let request = request(10, &BTreeSet::new());
+            let plan = floors.plan(&request, now);
+            let read = database.read(&plan, &request);
+            floors.learn(&plan, &request, &stored(&read));
+            (plan, read)
+        };
+        for _ in 0..5 {
+            let short = database.begin();
+            database.insert(short);
+            database.end(short, true);
+            look(&mut floors, &mut database);
+            database.visible.clear();
+        }
+        let (plan, read) = look(&mut floors, &mut database);
+        assert!(plan.floors[0] > 1 && read.is_empty());
+        assert_eq!(
+            (&plan.late_xids[..], &plan.late_floors[..]),
+            (&[long][..], &[0][..])
+        );
+
+        database.end(long, true);
+        let (_, read) = look(&mut floors, &mut database);
+        assert_eq!(read, [1], "below the floor");
+        database.visible.clear();
+        let (plan, _) = look(&mut floors, &mut database);
+        assert!(plan.late_xids.is_empty(), "{plan:?}");
+    }
+
+    #[test]
+    fn what_others_did_to_a_lane_is_not_known() {
+        let (mut floors, mut database) = (Floors::default(), Database::default());
+        let now = Instant::now();
+        let lease = |epoch| Lease { lane: LANE, epoch };
+        let raise = |floors: &mut Floors, database: &mut Database| {
+            let xid = database.begin();
+            database.insert(xid);
+            database.end(xid, true);
+            floors.see(database.horizon(), now);
+            floors.see(database.horizon(), now);
+            database.visible.clear();
+            let request = request(1, &BTreeSet::new());
+            let plan = floors.plan(&request, now);
+            floors.learn(&plan, &request, &[]);
+            floors.lanes[&LANE].floor
+        };
+        floors.granted(&[lease(1)]);
+        assert!(raise(&mut floors, &mut database) > 0);
+        floors.granted(&[lease(1)]);
+        assert!(floors.lanes[&LANE].floor > 0, "renewed");
+        floors.granted(&[lease(3)]);
+        assert_eq!(floors.lanes[&LANE].floor, 0);
+
+        assert!(raise(&mut floors, &mut database) > 0);
+        floors.unparking(LANE);
+        assert_eq!(raise(&mut floors, &mut database), 0, "unheard of");
+        floors.unparked(LANE);
+        assert!(raise(&mut floors, &mut database) > 0);
+        floors.forget();
+        assert_eq!(floors.lanes[&LANE].floor, 0);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin,
+        Insert(usize),
+        End(usize, bool),
+        Horizon,
+        /// So many messages; those are settled later.
+        Read(usize),
+        Settle(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => Just(Step::Begin),
+            4 => any::<usize>().prop_map(Step::Insert),
+            2 => any::<(usize, bool)>().prop_map(|(n, commit)| Step::End(n, commit)),
+            2 => Just(Step::Horizon),
+            4 => (1_usize..5).prop_map(Step::Read),
+            3 => (1_usize..5).prop_map(Step::Settle),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Whatever happens, a read brings exactly what one from the beginning would.
+        #[test]
+        fn a_floor_hides_nothing(steps in steps()) {
+            let (mut floors, mut database) = (Floors::default(), Database::default());
+            let mut in_flight = BTreeSet::new();
+            let now = Instant::now();
+            for step in steps {
+                match step {
+                    Step::Begin => {
+                        database.begin();
+                    }
+                    Step::Insert(n) => {
+                        if let Some(xid) = database.open.keys().nth(n % database.open.len().max(1)) {
+                            database.insert(*xid);
+                        }
+                    }
+                    Step::End(n, commit) => {
+                        if let Some(&xid) = database.open.keys().nth(n % database.open.len().max(1)) {
+                            database.end(xid, commit);
+                        }
+                    }
+                    Step::Horizon => {
+                        let horizon = database.horizon();
+                        floors.see(horizon, now);
+                    }
+                    Step::Read(most) => {
+                        let request = request(most, &in_flight);
+                        let plan = floors.plan(&request, now);
+                        let read = database.read(&plan, &request);
+                        let from_start = Plan { floors: vec![0], ..Plan::default() };
+                        prop_assert_eq!(&read, &database.read(&from_start, &request));
+                        floors.learn(&plan, &request, &stored(&read));
+                        in_flight.extend(read);
+                    }
+                    Step::Settle(count) => {
+                        for _ in 0..count {
+                            if let Some(id) = in_flight.pop_first() {
+                                database.visible.remove(&id);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

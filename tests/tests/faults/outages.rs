@@ -1,0 +1,124 @@
+//! Brokers and databases that go away and come back.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::history::Promise;
+use outbox_tests::servers;
+use outbox_tests::topic::Kafka;
+
+use crate::rig::{Rig, wait_until};
+
+/// Stopped in good order and killed, while messages are written all the time: nothing is blamed on a
+/// message, and delivery goes on soon after the broker is back.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
+    const AWAY: Duration = Duration::from_secs(3);
+    const SOON: Duration = Duration::from_secs(20);
+    // Without it, the restart after a crash takes 9 s.
+    let mut broker = servers::Kafka::start(&[("broker.session.timeout.ms", "2000")])?;
+    let rig = Rig::on(Postgres::create()?, &Kafka::at(broker.bootstrap()))?;
+    let writers = rig.load().start(2);
+    let mut runner = rig.runner().start()?;
+    for crash in [false, true] {
+        let delivered = rig.topic.len()?;
+        wait_until("messages arrive", || Ok(rig.topic.len()? > delivered))?;
+        let delivered = rig.topic.len()?;
+        match crash {
+            true => broker.kill()?,
+            false => broker.stop()?,
+        }
+        let begin = Instant::now();
+        let waiting = rig.database.waiting()?;
+        while begin.elapsed() < AWAY || rig.database.waiting()? <= waiting {
+            ensure!(rig.database.parked()? == 0, "a message is blamed");
+            ensure!(begin.elapsed() < SOON, "writers are not affected");
+            thread::sleep(Duration::from_millis(50));
+        }
+        broker.restart()?;
+        let back = Instant::now();
+        wait_until("the backlog arrives", || {
+            // It may not know all of its partitions yet.
+            Ok(rig.topic.len().is_ok_and(|len| len >= delivered + waiting))
+        })?;
+        println!("crash={crash} resumed_after={:?}", back.elapsed());
+        ensure!(back.elapsed() < SOON, "resumed after {:?}", back.elapsed());
+    }
+    writers.stop()?;
+    rig.drain()?;
+    runner.terminate()?;
+    rig.judge(Promise::AtLeastOnce)?;
+    Ok(())
+}
+
+/// The database is stopped at once, killed and stopped in good order, under load.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_database_that_crashes_loses_no_message() -> Result<()> {
+    type End = fn(&mut servers::Postgres) -> Result<()>;
+    let ends: [(&str, End); 4] = [
+        ("at once", servers::Postgres::stop_at_once),
+        ("killed", servers::Postgres::kill),
+        ("stopped", servers::Postgres::stop),
+        ("killed", servers::Postgres::kill),
+    ];
+    let mut server = servers::Postgres::start(&[])?;
+    let mut rig = Rig::on(Postgres::create_on(&server.url())?, &Kafka::new()?)?;
+    let writers = rig.load().start(2);
+    let mut runners = [rig.runner().start()?, rig.runner().start()?];
+    for (how, end) in ends {
+        let delivered = rig.topic.len()?;
+        wait_until("messages arrive", || Ok(rig.topic.len()? > delivered))?;
+        thread::sleep(rig.up_to(Duration::from_millis(500)));
+        end(&mut server)?;
+        thread::sleep(rig.up_to(Duration::from_millis(500)));
+        server.restart()?;
+        let back = Instant::now();
+        let delivered = rig.topic.len()?;
+        wait_until("messages arrive", || Ok(rig.topic.len()? > delivered))?;
+        println!("end={how} resumed_after={:?}", back.elapsed());
+    }
+    let written = writers.stop()?;
+    ensure!(written.failed > 0, "{written:?}");
+    rig.drain()?;
+    for runner in &mut runners {
+        runner.terminate()?;
+    }
+    rig.judge(Promise::AtLeastOnce)?;
+    Ok(())
+}
+
+/// An administrator ends all of the runner's connections, again and again.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn connections_that_an_administrator_ends_are_made_anew() -> Result<()> {
+    const ROUNDS: usize = 15;
+    let mut rig = Rig::new()?;
+    let writers = rig.load().start(2);
+    let mut runner = rig.runner().start()?;
+    let mut ended = 0;
+    for _ in 0..ROUNDS {
+        let delivered = rig.topic.len()?;
+        wait_until("messages arrive", || Ok(rig.topic.len()? > delivered))?;
+        thread::sleep(rig.up_to(Duration::from_millis(100)));
+        let counts = rig.database.counts(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                AND application_name = 'outbox'",
+        )?;
+        ended += counts.iter().sum::<i64>();
+    }
+    writers.stop()?;
+    rig.drain()?;
+    runner.terminate()?;
+    rig.judge(Promise::AtLeastOnce)?;
+    println!("rounds={ROUNDS} ended={ended}");
+    ensure!(
+        ended >= ROUNDS as i64,
+        "only {ended} connections were ended"
+    );
+    Ok(())
+}

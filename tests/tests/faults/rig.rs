@@ -1,0 +1,249 @@
+//! What the tests share: a database, a topic, writers, and runners in processes of their own.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
+use diesel::{PgConnection, QueryResult};
+use outbox_tests::crash::Step;
+use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::history::{Delivered, History, Promise, Verdict};
+use outbox_tests::load::{self, Load};
+use outbox_tests::servers::process::{self, Orphaned, Process, Signal};
+use outbox_tests::topic::{Kafka, Topic};
+use tempfile::TempDir;
+
+/// Long enough for anything on a machine that is busy with something else.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// As short as the message time-out allows.
+const LEASE: Duration = Duration::from_millis(1_500);
+const MESSAGE_TIMEOUT: Duration = Duration::from_millis(500);
+
+const PARTITIONS: i32 = 3;
+
+/// Where a test takes place.
+pub(crate) struct Rig {
+    pub(crate) database: Postgres,
+    pub(crate) topic: Topic,
+    pub(crate) rng: fastrand::Rng,
+    brokers: String,
+    seed: u64,
+    logs: TempDir,
+    runners: Cell<usize>,
+}
+
+impl Rig {
+    /// On the servers that all tests share.
+    pub(crate) fn new() -> Result<Self> {
+        Self::on(Postgres::create()?, &Kafka::new()?)
+    }
+
+    pub(crate) fn on(database: Postgres, kafka: &Kafka) -> Result<Self> {
+        let seed = match std::env::var("OUTBOX_TEST_SEED") {
+            Ok(seed) => seed.parse().context("OUTBOX_TEST_SEED is a number")?,
+            Err(_) => fastrand::u64(..),
+        };
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        println!("{name}: OUTBOX_TEST_SEED={seed}");
+        load::prepare(&database)?;
+        Ok(Self {
+            database,
+            topic: kafka.create_topic(PARTITIONS)?,
+            brokers: kafka.bootstrap().to_owned(),
+            rng: fastrand::Rng::with_seed(seed),
+            seed,
+            logs: tempfile::tempdir()?,
+            runners: Cell::new(0),
+        })
+    }
+
+    /// Writers for this database and topic.
+    pub(crate) fn load(&self) -> Load {
+        Load::new(&self.database, self.topic.name(), self.seed)
+    }
+
+    /// A runner that is not started yet.
+    pub(crate) fn runner(&self) -> Settings {
+        let number = self.runners.get();
+        self.runners.set(number + 1);
+        Settings {
+            name: format!("runner-{number}"),
+            database: self.database.url().to_owned(),
+            brokers: self.brokers.clone(),
+            lease: LEASE,
+            grace: LIMIT,
+            message_timeout: MESSAGE_TIMEOUT,
+            environment: Vec::new(),
+            exactly_once: None,
+            crash: None,
+            log: self.logs.path().join(format!("runner-{number}.log")),
+        }
+    }
+
+    /// A random time below this.
+    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.rng.f64())
+    }
+
+    /// Waits until all that was written has been settled. The writers must have been stopped, or
+    /// killed.
+    pub(crate) fn drain(&self) -> Result<()> {
+        let drained = wait_until("all is settled", || {
+            Ok(!load::is_writing(&self.database)?
+                && (self.database.waiting()?, self.database.parked()?) == (0, 0))
+        });
+        drained.with_context(|| self.logs())
+    }
+
+    /// Compares what was committed with what arrived, when nothing writes any more, and shows what it
+    /// found.
+    pub(crate) fn judge(&self, promise: Promise) -> Result<Verdict> {
+        let arrived = match promise {
+            Promise::ExactlyOnce => self.topic.read_committed()?,
+            _ => self.topic.read_to_end()?,
+        };
+        let history = History {
+            committed: load::committed(&self.database)?,
+            delivered: arrived
+                .iter()
+                .map(Delivered::try_from)
+                .collect::<Result<_>>()?,
+            waiting: self.database.waiting_ids()?,
+        };
+        let verdict = history.judge(promise);
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        println!("{name}: {verdict}");
+        verdict.check().with_context(|| self.logs())?;
+        ensure!(verdict.committed > 0, "nothing was written");
+        Ok(verdict)
+    }
+
+    /// The runners' last words.
+    fn logs(&self) -> String {
+        const SHOWN: usize = 6_000;
+        let mut text = String::new();
+        for number in 0..self.runners.get() {
+            let path = self.logs.path().join(format!("runner-{number}.log"));
+            let log = fs::read_to_string(path).unwrap_or_default();
+            let from = log.len().saturating_sub(SHOWN);
+            let end = log.get(from..).unwrap_or(&log);
+            text.push_str(&format!("--- runner-{number}\n{end}\n"));
+        }
+        text
+    }
+}
+
+/// How a runner is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) database: String,
+    pub(crate) lease: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) message_timeout: Duration,
+    pub(crate) environment: Vec<(String, String)>,
+    /// The name of the outbox.
+    pub(crate) exactly_once: Option<String>,
+    /// The step at which it dies, of which batch, and how long after its beginning.
+    pub(crate) crash: Option<(Step, usize, Duration)>,
+    brokers: String,
+    log: PathBuf,
+}
+
+impl Settings {
+    pub(crate) fn start(self) -> Result<RunnerProcess> {
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        let mut command = process::command(env!("CARGO_BIN_EXE_runner"), Orphaned::Kill);
+        command.args(["--name", &self.name]);
+        command.args(["--database", &self.database]);
+        command.args(["--brokers", &self.brokers]);
+        command.args(["--lease-ms", &millis(self.lease)]);
+        command.args(["--grace-ms", &millis(self.grace)]);
+        command.args(["--message-timeout-ms", &millis(self.message_timeout)]);
+        if let Some(name) = self.exactly_once {
+            command.args(["--exactly-once", &name]);
+        }
+        if let Some((step, batch, delay)) = self.crash {
+            command.args(["--crash", step.name()]);
+            command.args(["--crash-batch", &batch.to_string()]);
+            command.args(["--crash-after-us", &delay.as_micros().to_string()]);
+        }
+        command.envs(self.environment);
+        process::log_to(&mut command, &self.log)?;
+        Ok(RunnerProcess {
+            process: Process::start(command)?,
+            name: self.name,
+            log: self.log,
+        })
+    }
+}
+
+/// A runner in a process of its own. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct RunnerProcess {
+    pub(crate) name: String,
+    process: Process,
+    log: PathBuf,
+}
+
+impl RunnerProcess {
+    /// As a crash.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Lets it stop in good order.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let status = self.wait()?;
+        ensure!(status.success(), "{status}: {}", self.log()?);
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        let mut status = None;
+        wait_until("the runner has ended", || {
+            status = self.process.ended()?;
+            Ok(status.is_some())
+        })
+        .with_context(|| self.log().unwrap_or_default())?;
+        status.context("a status")
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+}
+
+/// Looks again and again, within a limit that no healthy run comes close to.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !condition()? {
+        if Instant::now() > deadline {
+            bail!("not within {LIMIT:?}: {what}");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Begins a transaction that is not the body of a closure.
+pub(crate) fn begin(connection: &mut PgConnection) -> QueryResult<()> {
+    AnsiTransactionManager::begin_transaction(connection)
+}
+
+pub(crate) fn commit(connection: &mut PgConnection) -> QueryResult<()> {
+    AnsiTransactionManager::commit_transaction(connection)
+}
