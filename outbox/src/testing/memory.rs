@@ -36,7 +36,8 @@ struct Outbox {
     parked: BTreeMap<Position, Parked>,
     /// Delivered messages, and when they were.
     archive: Vec<(Time, StoredMessage)>,
-    dead_letters: Vec<StoredMessage>,
+    /// With what the sink said.
+    dead_letters: Vec<(StoredMessage, String)>,
 }
 
 /// The time since the store was made.
@@ -143,8 +144,9 @@ impl MemoryStore {
         archived.map(|(_, stored)| stored.clone()).collect()
     }
 
-    /// What was refused and is kept as a dead letter, in the order in which it was.
-    pub fn dead_letters(&self) -> Vec<StoredMessage> {
+    /// What was refused and is kept as a dead letter, with what the sink said, in the order in which it
+    /// was.
+    pub fn dead_letters(&self) -> Vec<(StoredMessage, String)> {
         self.lock().dead_letters.clone()
     }
 
@@ -289,14 +291,14 @@ impl Store for MemoryStore {
         runner: &RunnerId,
         leases: &[Lease],
         position: Position,
-        _error: &str,
+        error: &str,
     ) -> Result<Vec<Lease>, StoreError> {
         let mut outbox = self.lock();
         let held = outbox.held(runner, leases);
         if held.covers(&position)
             && let Some(stored) = outbox.waiting.remove(&position)
         {
-            outbox.dead_letters.push(stored);
+            outbox.dead_letters.push((stored, error.to_owned()));
         }
         Ok(held.0)
     }

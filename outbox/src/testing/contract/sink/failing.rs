@@ -145,7 +145,10 @@ pub(super) async fn other_topics_go_on_without_an_unavailable_one<F: SinkFixture
     let Some(failed) = Failed::send(&sender, SinkErrorKind::TopicUnavailable).await? else {
         return Ok(());
     };
-    require_delivered(&[failed.elsewhere.clone()], &failed.outcomes[5..])
+    require_delivered(
+        std::slice::from_ref(&failed.elsewhere),
+        &failed.outcomes[5..],
+    )
 }
 
 pub(super) async fn other_keys_go_on_without_a_rejected_message<F: SinkFixture>(f: &F) -> Case {
