@@ -7,7 +7,7 @@ mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Broken, Violation, cases, conclude, require};
+use super::{Broken, Only, Violation, cases, conclude, require};
 use crate::Message;
 use crate::sink::{Delivery, Outcome, Sink, SinkErrorKind};
 use crate::store::{Position, StoredMessage};
@@ -91,11 +91,11 @@ pub trait SinkFixture {
 ///
 /// If a rule is broken; all that are broken are told.
 pub async fn sink<F: SinkFixture>(create: impl AsyncFn() -> F) {
-    conclude("sink", &violations(create).await);
+    conclude("sink", &violations(create, None).await);
 }
 
-async fn violations<F: SinkFixture>(create: impl AsyncFn() -> F) -> Vec<Violation> {
-    cases! { create =>
+async fn violations<F: SinkFixture>(create: impl AsyncFn() -> F, only: Only<'_>) -> Vec<Violation> {
+    cases! { create, only =>
         sending {
             each_message_has_one_outcome,
             what_counts_as_delivered_has_arrived,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Broken, Violation, cases, conclude, require};
+use super::{Broken, Only, Violation, cases, conclude, require};
 use crate::Message;
 use crate::store::{
     DueMessage, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId, Store,
@@ -88,11 +88,14 @@ pub trait StoreFixture {
 ///
 /// If a rule is broken; all that are broken are told.
 pub async fn store<F: StoreFixture>(create: impl AsyncFn() -> F) {
-    conclude("store", &violations(create).await);
+    conclude("store", &violations(create, None).await);
 }
 
-async fn violations<F: StoreFixture>(create: impl AsyncFn() -> F) -> Vec<Violation> {
-    cases! { create =>
+async fn violations<F: StoreFixture>(
+    create: impl AsyncFn() -> F,
+    only: Only<'_>,
+) -> Vec<Violation> {
+    cases! { create, only =>
         leasing {
             a_store_that_can_serve_passes_its_check,
             a_runner_alone_is_granted_all_lanes,
