@@ -27,6 +27,8 @@ pub mod runner;
 pub mod sink;
 #[cfg(feature = "runner")]
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 
 #[cfg(feature = "migrations")]

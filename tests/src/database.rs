@@ -259,7 +259,7 @@ pub struct SqliteFile {
 
 impl SqliteFile {
     fn count(&self, table: &str) -> Result<i64> {
-        let query = sql_query(format!("SELECT count(*) FROM {table}"));
+        let query = sql_query(format!("SELECT count(*) AS count FROM {table}"));
         Ok(query.get_result::<Count>(&mut self.connect()?)?.count)
     }
 }

@@ -9,11 +9,11 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
-pub mod broker;
 pub mod crash;
 pub mod database;
 pub mod history;
 pub mod load;
+pub mod messages;
 pub mod plans;
 pub mod proxy;
 pub mod topic;

@@ -8,8 +8,8 @@ use diesel::{Connection as _, PgConnection};
 use outbox::runner::{OnRejection, Runner};
 use outbox::sink::SinkError;
 use outbox::store::PostgresStore;
+use outbox::testing::RecordingSink;
 use outbox::{Message, OutboxEvent as _, publish_all};
-use outbox_tests::broker::Broker;
 use outbox_tests::database::{Database as _, Postgres};
 use uuid::Uuid;
 
@@ -80,13 +80,12 @@ async fn a_runner_needs_nothing_else() -> Result<()> {
             .collect();
         let poison = messages[700].id();
         PgConnection::establish(&writer)?.transaction(|c| publish_all(c, &messages))?;
-        let broker =
-            Broker::new(
-                move |message, attempt| match message.id() == poison && attempt < 2 {
-                    true => Err(SinkError::rejected("poison")),
-                    false => Ok(()),
-                },
-            );
+        let broker = RecordingSink::new().answering(move |message, attempt| {
+            match message.id() == poison && attempt < 2 {
+                true => Err(SinkError::rejected("poison")),
+                false => Ok(()),
+            }
+        });
         let parks = policy == OnRejection::default();
         let retention = Duration::from_secs(3600);
         let store = PostgresStore::new(&runner)?;
@@ -97,7 +96,7 @@ async fn a_runner_needs_nothing_else() -> Result<()> {
             .build()?
             .spawn()?;
         let delivered = 3_000 - usize::from(!parks);
-        broker.wait_until(|log| log.len() >= delivered).await?;
+        broker.wait_until(|log| log.len() >= delivered).await;
         let report = tokio::task::spawn_blocking(|| runner.stop()).await??;
         assert_eq!(report.delivered, delivered as u64);
         assert_eq!((database.waiting()?, database.parked()?), (0, 0));

@@ -13,16 +13,21 @@ use outbox::runner::{
 };
 use outbox::sink::{Delivery, Sink, SinkError};
 use outbox::store::{SqliteStore, StoredMessage};
+use outbox::testing::RecordingSink;
 use outbox::{Message, publish_all};
-use outbox_tests::broker::{Broker, assert_order, distinct, keyed};
-use outbox_tests::database::{Database, Postgres, SqliteFile};
 
-fn builder<D: Database>(database: &D, broker: &Broker) -> Result<RunnerBuilder<D::Store, Broker>> {
+use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::messages::{assert_order, distinct, keyed};
+
+fn builder<D: Database>(
+    database: &D,
+    broker: &RecordingSink,
+) -> Result<RunnerBuilder<D::Store, RecordingSink>> {
     Ok(Runner::builder(database.store()?, broker.clone()).poll_interval(Duration::from_millis(10)))
 }
 
 /// A runner with small batches, so that several are in flight at a time.
-fn start<D: Database>(database: &D, broker: &Broker) -> Result<RunnerThread> {
+fn start<D: Database>(database: &D, broker: &RecordingSink) -> Result<RunnerThread> {
     let builder = builder(database, broker)?.batch_size(16).max_in_flight(160);
     Ok(builder.build()?.spawn()?)
 }
@@ -39,10 +44,11 @@ fn publish<D: Database>(database: &D, messages: &[Message]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until nothing waits in the database any more.
+/// Waits until nothing waits in the database any more. Messages move from one table to the other in
+/// between, so one of them is looked at before and after.
 async fn settled<D: Database>(database: &D) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while (database.waiting()?, database.parked()?) != (0, 0) {
+    while (database.parked()?, database.waiting()?, database.parked()?) != (0, 0, 0) {
         anyhow::ensure!(Instant::now() < deadline, "messages are left");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -59,7 +65,7 @@ async fn an_unavailable_sink_loses_and_reorders_nothing<D: Database>() -> Result
     publish(&database, &messages)?;
     // One message in forty fails the first time, wherever it stands.
     let unlucky: HashSet<_> = messages.iter().step_by(40).map(Message::id).collect();
-    let broker = Broker::new(move |message, attempt| {
+    let broker = RecordingSink::new().answering(move |message, attempt| {
         if attempt == 0 && unlucky.contains(&message.id()) {
             return Err(SinkError::unavailable("away"));
         }
@@ -67,10 +73,10 @@ async fn an_unavailable_sink_loses_and_reorders_nothing<D: Database>() -> Result
     });
     let broker = broker.with_delay(LATE);
     let runner = start(&database, &broker)?;
-    broker.wait_until(|log| distinct(log) == COUNT).await?;
+    broker.wait_until(|log| distinct(log) == COUNT).await;
     assert_eq!(stop(runner).await?, COUNT as u64);
     assert_eq!((database.waiting()?, database.parked()?), (0, 0));
-    let log = broker.log();
+    let log = broker.delivered();
     assert_order(&log);
     assert_eq!(log.len(), COUNT, "what was skipped was sent once");
     Ok(())
@@ -83,7 +89,7 @@ async fn a_refused_message_holds_up_its_key_only<D: Database>() -> Result<()> {
     let poison = messages[9].id();
     publish(&database, &messages)?;
     let healed = Arc::new(AtomicBool::new(false));
-    let broker = Broker::new({
+    let broker = RecordingSink::new().answering({
         let healed = healed.clone();
         move |message, _| {
             if message.id() == poison && !healed.load(Ordering::SeqCst) {
@@ -98,14 +104,14 @@ async fn a_refused_message_holds_up_its_key_only<D: Database>() -> Result<()> {
     let of_others = move |log: &[Message]| log.len() - of_key(log);
     broker
         .wait_until(|log| of_others(log) == COUNT / 4 * 3)
-        .await?;
+        .await;
     // It is tried again and again, and nothing of its key goes out meanwhile.
-    let passed = of_key(&broker.log());
+    let passed = of_key(&broker.delivered());
     while broker.attempts(poison) < 2 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(
-        of_key(&broker.log()),
+        of_key(&broker.delivered()),
         passed,
         "a retry sends the refused message only"
     );
@@ -119,7 +125,7 @@ async fn a_refused_message_holds_up_its_key_only<D: Database>() -> Result<()> {
     healed.store(true, Ordering::SeqCst);
     settled(&database).await?;
     assert_eq!(stop(runner).await?, COUNT as u64);
-    let log = broker.log();
+    let log = broker.delivered();
     let (held, others): (Vec<_>, Vec<_>) = log.iter().partition(|m| m.key() == Some(b"1"));
     assert_eq!(others.len(), COUNT / 4 * 3, "other keys are sent once");
     assert_order(others);
@@ -142,7 +148,7 @@ async fn a_refused_message_holds_up_its_key_only<D: Database>() -> Result<()> {
 async fn a_parked_key_survives_its_runner<D: Database>() -> Result<()> {
     let database = D::create()?;
     publish(&database, &keyed("t", 3, 1))?;
-    let refusing = Broker::new(|_, _| Err(SinkError::rejected("no")));
+    let refusing = RecordingSink::new().answering(|_, _| Err(SinkError::rejected("no")));
     let runner = start(&database, &refusing)?;
     while database.parked()? < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -154,9 +160,9 @@ async fn a_parked_key_survives_its_runner<D: Database>() -> Result<()> {
         &database,
         &[Message::new("t").with_key("0").with_payload("3")],
     )?;
-    let accepting = Broker::accepting();
+    let accepting = RecordingSink::new();
     let runner = start(&database, &accepting)?;
-    let log = accepting.wait_until(|log| log.len() == 4).await?;
+    let log = accepting.wait_until(|log| log.len() == 4).await;
     assert_order(&log);
     assert_eq!(stop(runner).await?, 4);
     assert_eq!((database.waiting()?, database.parked()?), (0, 0));
@@ -169,7 +175,7 @@ async fn a_missing_topic_holds_up_its_own_messages_only<D: Database>() -> Result
     publish(&database, &keyed("missing", COUNT, 3))?;
     publish(&database, &keyed("there", COUNT, 3))?;
     let created = Arc::new(AtomicBool::new(false));
-    let broker = Broker::new({
+    let broker = RecordingSink::new().answering({
         let created = created.clone();
         move |message, _| {
             if message.topic() == "missing" && !created.load(Ordering::SeqCst) {
@@ -180,12 +186,12 @@ async fn a_missing_topic_holds_up_its_own_messages_only<D: Database>() -> Result
     });
     let broker = broker.with_delay(LATE);
     let runner = start(&database, &broker)?;
-    let log = broker.wait_until(|log| log.len() == COUNT).await?;
+    let log = broker.wait_until(|log| log.len() == COUNT).await;
     assert!(log.iter().all(|message| message.topic() == "there"));
     assert_eq!(database.parked()?, 0);
 
     created.store(true, Ordering::SeqCst);
-    let log = broker.wait_until(|log| log.len() == 2 * COUNT).await?;
+    let log = broker.wait_until(|log| log.len() == 2 * COUNT).await;
     assert_order(&log);
     assert_eq!(stop(runner).await?, 2 * COUNT as u64);
     assert_eq!(database.waiting()?, 0);
@@ -197,7 +203,7 @@ async fn a_dead_letter_lets_its_key_go_on<D: Database>() -> Result<()> {
     let messages = keyed("t", 10, 1);
     let poison = messages[4].id();
     publish(&database, &messages)?;
-    let broker = Broker::new(move |message, _| {
+    let broker = RecordingSink::new().answering(move |message, _| {
         if message.id() == poison && message.topic() == "t" {
             return Err(SinkError::rejected("poison"));
         }
@@ -209,7 +215,7 @@ async fn a_dead_letter_lets_its_key_go_on<D: Database>() -> Result<()> {
     let runner = builder(&database, &broker)?.on_rejection(policy).build()?;
     let mut events = runner.events();
     let runner = runner.spawn()?;
-    let log = broker.wait_until(|log| log.len() == 10).await?;
+    let log = broker.wait_until(|log| log.len() == 10).await;
     assert_eq!(stop(runner).await?, 10);
     assert_eq!((database.waiting()?, database.parked()?), (0, 0));
     let (dead, rest): (Vec<_>, Vec<_>) = log.iter().partition(|m| m.topic() == "dead");
@@ -236,16 +242,16 @@ async fn a_dead_letter_can_stay_in_the_database<D: Database>() -> Result<()> {
     let messages = keyed("t", 10, 1);
     let poison = messages[4].id();
     publish(&database, &messages)?;
-    let broker = Broker::new(move |message, _| match message.id() == poison {
+    let broker = RecordingSink::new().answering(move |message, _| match message.id() == poison {
         true => Err(SinkError::rejected("poison")),
         false => Ok(()),
     });
     let runner = builder(&database, &broker)?.on_rejection(OnRejection::DeadLetterTable);
     let runner = runner.build()?.spawn()?;
-    broker.wait_until(|log| log.len() == 9).await?;
+    broker.wait_until(|log| log.len() == 9).await;
     settled(&database).await?;
     assert_eq!(stop(runner).await?, 9);
-    let sent: Vec<_> = broker.log().iter().map(Message::id).collect();
+    let sent: Vec<_> = broker.delivered().iter().map(Message::id).collect();
     let expected = messages.iter().map(Message::id).filter(|id| *id != poison);
     assert_eq!(sent, expected.collect::<Vec<_>>());
     assert_eq!(database.dead_letters()?, 1);
@@ -255,7 +261,7 @@ async fn a_dead_letter_can_stay_in_the_database<D: Database>() -> Result<()> {
 async fn a_halted_lane_keeps_everything<D: Database>() -> Result<()> {
     let database = D::create()?;
     publish(&database, &keyed("t", 5, 1))?;
-    let broker = Broker::new(|message, _| match message.payload() {
+    let broker = RecordingSink::new().answering(|message, _| match message.payload() {
         Some(b"2") => Err(SinkError::rejected("poison")),
         _ => Ok(()),
     });
@@ -277,11 +283,12 @@ async fn a_halted_lane_keeps_everything<D: Database>() -> Result<()> {
 async fn delivered_messages_can_be_kept<D: Database>() -> Result<()> {
     let database = D::create()?;
     publish(&database, &keyed("t", 20, 3))?;
-    let broker = Broker::new(|message, attempt| match (message.payload(), attempt) {
-        // One of them on its way through the parked ones.
-        (Some(b"5"), 0) => Err(SinkError::rejected("not yet")),
-        _ => Ok(()),
-    });
+    let broker =
+        RecordingSink::new().answering(|message, attempt| match (message.payload(), attempt) {
+            // One of them on its way through the parked ones.
+            (Some(b"5"), 0) => Err(SinkError::rejected("not yet")),
+            _ => Ok(()),
+        });
     let completion = Completion::Archive {
         retention: Duration::from_secs(3600),
     };
@@ -298,7 +305,7 @@ async fn delivered_messages_can_be_kept<D: Database>() -> Result<()> {
 /// A sink that panics is a sink that is unavailable.
 async fn a_panic_in_the_sink_loses_nothing<D: Database>() -> Result<()> {
     struct Panicking {
-        broker: Broker,
+        broker: RecordingSink,
         healthy: AtomicBool,
     }
 
@@ -315,13 +322,13 @@ async fn a_panic_in_the_sink_loses_nothing<D: Database>() -> Result<()> {
 
     let database = D::create()?;
     publish(&database, &keyed("t", 10, 2))?;
-    let broker = Broker::accepting();
+    let broker = RecordingSink::new();
     let sink = Panicking {
         broker: broker.clone(),
         healthy: AtomicBool::new(false),
     };
     let runner = Runner::builder(database.store()?, sink).build()?.spawn()?;
-    let log = broker.wait_until(|log| log.len() == 10).await?;
+    let log = broker.wait_until(|log| log.len() == 10).await;
     assert_order(&log);
     assert_eq!(stop(runner).await?, 10);
     Ok(())
@@ -330,7 +337,8 @@ async fn a_panic_in_the_sink_loses_nothing<D: Database>() -> Result<()> {
 async fn a_fatal_error_ends_the_runner_and_frees_its_lanes<D: Database>() -> Result<()> {
     let database = D::create()?;
     publish(&database, &keyed("t", 1, 1))?;
-    let broken = Broker::new(|_, _| Err(SinkError::fatal("wrong password; set another")));
+    let broken =
+        RecordingSink::new().answering(|_, _| Err(SinkError::fatal("wrong password; set another")));
     let runner = builder(&database, &broken)?.build()?;
     let error = runner.run_until(std::future::pending()).await.unwrap_err();
     assert!(matches!(error, RunError::Sink(_)), "{error}");
@@ -338,10 +346,10 @@ async fn a_fatal_error_ends_the_runner_and_frees_its_lanes<D: Database>() -> Res
     assert_eq!(database.waiting()?, 1);
 
     // The next one need not wait for the lease of 15 s to end.
-    let good = Broker::accepting();
+    let good = RecordingSink::new();
     let begin = Instant::now();
     let runner = start(&database, &good)?;
-    good.wait_until(|log| log.len() == 1).await?;
+    good.wait_until(|log| log.len() == 1).await;
     assert!(begin.elapsed() < Duration::from_secs(10));
     stop(runner).await?;
     assert_eq!(database.waiting()?, 0);
@@ -352,28 +360,26 @@ async fn dropping_the_future_loses_nothing<D: Database>() -> Result<()> {
     const COUNT: usize = 100;
     let database = D::create()?;
     publish(&database, &keyed("t", COUNT, 5))?;
-    let broker = Broker::accepting();
+    let broker = RecordingSink::new();
     // A short lease: the dropped runner can't hand its lanes back.
     for batch in 1..=5 {
         let runner = builder(&database, &broker)?
             .batch_size(batch)
             .lease(Duration::from_millis(300))
             .build()?;
-        let seen = broker.log().len();
+        let seen = broker.delivered().len();
         tokio::select! {
             result = runner.run_until(std::future::pending()) => {
                 result?;
             }
-            log = broker.wait_until(|log| log.len() > seen) => {
-                log?;
-            }
+            _ = broker.wait_until(|log| log.len() > seen) => {}
         }
     }
     let runner = start(&database, &broker)?;
-    broker.wait_until(|log| distinct(log) == COUNT).await?;
+    broker.wait_until(|log| distinct(log) == COUNT).await;
     stop(runner).await?;
     assert_eq!(database.waiting()?, 0);
-    assert_order(&broker.log());
+    assert_order(&broker.delivered());
     Ok(())
 }
 
@@ -397,17 +403,17 @@ outbox_tests::on_each_database!(
 #[tokio::test]
 async fn on_sqlite_a_second_runner_takes_over() -> Result<()> {
     let database = SqliteFile::create()?;
-    let (first_broker, second_broker) = (Broker::accepting(), Broker::accepting());
+    let (first_broker, second_broker) = (RecordingSink::new(), RecordingSink::new());
     let first = start(&database, &first_broker)?;
     publish(&database, &keyed("t", 1, 1))?;
-    first_broker.wait_until(|log| log.len() == 1).await?;
+    first_broker.wait_until(|log| log.len() == 1).await;
     let second = start(&database, &second_broker)?;
     publish(&database, &keyed("t", 10, 2))?;
-    first_broker.wait_until(|log| log.len() == 11).await?;
+    first_broker.wait_until(|log| log.len() == 11).await;
 
     stop(first).await?;
     publish(&database, &keyed("t", 10, 2))?;
-    second_broker.wait_until(|log| log.len() == 10).await?;
+    second_broker.wait_until(|log| log.len() == 10).await;
     assert_eq!(stop(second).await?, 10);
     assert_eq!(database.waiting()?, 0);
     Ok(())
@@ -421,7 +427,7 @@ async fn on_postgres_runners_share_the_lanes() -> Result<()> {
     const WAVES: usize = 8;
     const KEYS: usize = 60;
     let database = Postgres::create()?;
-    let broker = Broker::accepting().with_delay(Duration::from_millis(5));
+    let broker = RecordingSink::new().with_delay(Duration::from_millis(5));
     let mut runners = Vec::new();
     let mut delivered = 0;
     let mut published = 0;
@@ -459,16 +465,14 @@ async fn on_postgres_runners_share_the_lanes() -> Result<()> {
             }
         }
     }
-    let log = broker
-        .wait_until(|log| log.len() >= published * KEYS)
-        .await?;
+    let log = broker.wait_until(|log| log.len() >= published * KEYS).await;
     for runner in runners {
         delivered += stop(runner).await?;
     }
     assert_eq!(delivered, (published * KEYS) as u64);
     assert_eq!(database.waiting()?, 0);
     assert_eq!(
-        broker.log().len(),
+        broker.delivered().len(),
         published * KEYS,
         "nothing was sent twice"
     );
@@ -483,7 +487,7 @@ async fn a_database_without_tables_is_a_clear_error() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("empty.sqlite");
     let store = SqliteStore::new(path.to_string_lossy());
-    let runner = Runner::builder(store, Broker::accepting()).build()?;
+    let runner = Runner::builder(store, RecordingSink::new()).build()?;
     let error = runner.run_until(std::future::pending()).await.unwrap_err();
     assert!(error.to_string().contains("run the migrations"), "{error}");
     Ok(())

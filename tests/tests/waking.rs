@@ -9,8 +9,8 @@ use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, sql_query};
 use futures_util::StreamExt as _;
 use futures_util::stream::poll_fn;
 use outbox::runner::{Runner, RunnerThread, Waker};
+use outbox::testing::RecordingSink;
 use outbox::{Message, OutboxEvent as _, publish_all};
-use outbox_tests::broker::Broker;
 use outbox_tests::database::{Database, Postgres, SqliteFile};
 use tokio_postgres::{AsyncMessage, NoTls};
 
@@ -19,7 +19,7 @@ const NEVER: Duration = Duration::from_secs(600);
 
 fn start<D: Database>(
     database: &D,
-    broker: &Broker,
+    broker: &RecordingSink,
     poll_interval: Duration,
 ) -> Result<(RunnerThread, Waker)> {
     let builder = Runner::builder(database.store()?, broker.clone()).poll_interval(poll_interval);
@@ -67,7 +67,7 @@ async fn asleep(database: &Postgres) -> Result<()> {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_sleeping_runner_hears_the_doorbell() -> Result<()> {
     let database = Postgres::create()?;
-    let broker = Broker::accepting();
+    let broker = RecordingSink::new();
     let (runner, _) = start(&database, &broker, NEVER)?;
     let mut connection = database.connect()?;
     let mut latencies = Vec::new();
@@ -76,13 +76,13 @@ async fn a_sleeping_runner_hears_the_doorbell() -> Result<()> {
         let one = Message::new("t").with_key("k");
         connection.transaction(|c| one.publish(c))?;
         let committed = Instant::now();
-        broker.wait_until(|log| log.len() == 2 * n - 1).await?;
+        broker.wait_until(|log| log.len() == 2 * n - 1).await;
         latencies.push(committed.elapsed());
 
         asleep(&database).await?;
         let many = vec![Message::new("t").with_key("k")];
         connection.transaction(|c| publish_all(c, many))?;
-        broker.wait_until(|log| log.len() == 2 * n).await?;
+        broker.wait_until(|log| log.len() == 2 * n).await;
     }
     latencies.sort_unstable();
     println!(
@@ -152,7 +152,7 @@ async fn nobody_rings_for_a_lane_that_is_awake() -> Result<()> {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_runner_without_its_listener_polls_until_it_hears_again() -> Result<()> {
     let database = Postgres::create()?;
-    let broker = Broker::accepting();
+    let broker = RecordingSink::new();
     let (runner, _) = start(&database, &broker, Duration::from_millis(500))?;
     let listeners = "FROM pg_stat_activity \
         WHERE datname = current_database() AND application_name = 'outbox' AND query = 'LISTEN outbox'";
@@ -161,7 +161,7 @@ async fn a_runner_without_its_listener_polls_until_it_hears_again() -> Result<()
         let cut = format!("SELECT count(pg_terminate_backend(pid)) AS n {listeners}");
         assert_eq!(number(&database, &cut)?, 1);
         publish(&database, "found by a poll, or by a listener that is back")?;
-        broker.wait_until(|log| log.len() == n).await?;
+        broker.wait_until(|log| log.len() == n).await;
         let count = format!("SELECT count(*) AS n {listeners}");
         until("nobody listens again", async || {
             Ok(number(&database, &count)? == 1)
@@ -176,12 +176,12 @@ async fn a_runner_without_its_listener_polls_until_it_hears_again() -> Result<()
 #[tokio::test]
 async fn a_waker_wakes_its_runner() -> Result<()> {
     let database = SqliteFile::create()?;
-    let broker = Broker::accepting();
+    let broker = RecordingSink::new();
     let (runner, waker) = start(&database, &broker, NEVER)?;
     for n in 1..=20 {
         publish(&database, "next")?;
         waker.wake();
-        broker.wait_until(|log| log.len() == n).await?;
+        broker.wait_until(|log| log.len() == n).await;
         // Whatever the runner has come to in the meantime.
         tokio::time::sleep(Duration::from_millis(10 * n as u64)).await;
     }

@@ -2,8 +2,10 @@
 //!
 //! A [`Sink`] knows messages, and nothing of stores.
 
+mod failures;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod sink_fn;
 
 use std::fmt;
 use std::future::Future;
@@ -14,32 +16,67 @@ use futures_util::future::BoxFuture;
 
 use crate::store::StoredMessage;
 
+pub use self::failures::{Failures, OpenBatch};
 #[cfg(feature = "kafka")]
 pub use self::kafka::{KafkaConfigError, KafkaSink, KafkaSinkBuilder};
+pub use self::sink_fn::{SinkFn, sink_fn};
 
 /// Where messages go.
+///
+/// For most brokers and services, [`sink_fn`] makes one of an async function that delivers one message.
+/// Implement the trait where there is a faster way for many.
 ///
 /// Sending has two steps, so that order and throughput don't exclude each other: the future of
 /// [`send`](Self::send) is done when all messages of the batch are *accepted in order*, and then the
 /// next batch may be sent; the [`Delivery`] that it returns is done when the outcome of each message
 /// is known.
 ///
+/// A complete sink; [`Failures`] knows what must be skipped:
+///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use outbox::sink::{Delivery, Sink};
+///
+/// use outbox::Message;
+/// use outbox::sink::{Delivery, Failures, Outcome, Sink, SinkError};
 /// use outbox::store::StoredMessage;
+/// use tokio::sync::mpsc::Sender;
 ///
-/// /// Prints topics and payload sizes.
-/// struct Print;
+/// /// Hands messages to another task of this program.
+/// struct Channel {
+///     sender: Sender<Message>,
+///     failures: Failures,
+/// }
 ///
-/// impl Sink for Print {
-///     async fn send(&self, batch: &[StoredMessage], _deadline: Instant) -> Delivery {
-///         let outcomes = batch.iter().map(|stored| {
-///             let payload = stored.message.payload().unwrap_or_default();
-///             println!("{}: {} bytes", stored.message.topic(), payload.len());
-///             Ok(())
-///         });
-///         Delivery::ready(outcomes.collect())
+/// impl Channel {
+///     async fn hand_over(&self, message: &Message, deadline: Instant) -> Outcome {
+///         if self.failures.concern(message) {
+///             return Err(SinkError::skipped());
+///         }
+///         // A full channel is waited for.
+///         let left = deadline.saturating_duration_since(Instant::now());
+///         match tokio::time::timeout(left, self.sender.reserve()).await {
+///             Ok(Ok(place)) if Instant::now() < deadline => Ok(place.send(message.clone())),
+///             Ok(Err(_)) => Err(SinkError::fatal("the receiver is gone; start it before the runner")),
+///             _ => Err(SinkError::unavailable("the channel is full")),
+///         }
+///     }
+/// }
+///
+/// impl Sink for Channel {
+///     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+///         let open = self.failures.open_batch();
+///         let mut outcomes = Vec::with_capacity(batch.len());
+///         for StoredMessage { message, .. } in batch {
+///             let outcome = self.hand_over(message, deadline).await;
+///             if let Err(error) = &outcome {
+///                 self.failures.note(message, error);
+///             }
+///             outcomes.push(outcome);
+///         }
+///         Delivery::new(async move {
+///             drop(open);
+///             outcomes
+///         })
 ///     }
 ///
 ///     fn delivery_timeout(&self) -> Duration {
@@ -47,13 +84,20 @@ pub use self::kafka::{KafkaConfigError, KafkaSink, KafkaSinkBuilder};
 ///     }
 /// }
 /// ```
+///
+/// The feature `testing` has `testing::contract::sink`, a suite of tests that every sink must pass.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes over a batch. Calls don't overlap: the runner awaits one before the next.
+    /// Takes over a batch. Calls don't overlap: the runner awaits one before the next. But it may send
+    /// any number of batches before it awaits the first [`Delivery`], so `send` must not wait for that.
     ///
     /// Messages of one ordering key must reach the broker in the order of the batch, and after those
     /// of earlier batches. When one can't be sent, or its outcome is unknown, later ones of its key
     /// must not be sent either, until its [`Delivery`] was awaited: they are reported as
-    /// [`skipped`](SinkError::skipped), and the runner sends them again in order.
+    /// [`skipped`](SinkError::skipped), and the runner sends them again in order. So are those of its
+    /// topic if that is unavailable, and all if the sink is. What was skipped must not be passed either.
+    ///
+    /// Only a message that the broker refuses, and whose refusal comes late, can be passed by those of
+    /// its key that were sent meanwhile. The runner sends them once more behind it.
     ///
     /// When the sink's own queue is full it waits, which is the runner's backpressure. After the
     /// `deadline`, when the runner's right to the messages comes to its end, nothing is taken any
@@ -104,7 +148,8 @@ pub trait Transactions: Send + Sync {
     fn let_go(&self, lane: i16);
 }
 
-/// What becomes of a batch: a future of one [`Outcome`] a message, in the order of the batch.
+/// What becomes of a batch: a future of one [`Outcome`] a message, in the order of the batch. It can be
+/// dropped, as a runner does that is stopped at once.
 pub struct Delivery(BoxFuture<'static, Vec<Outcome>>);
 
 /// What became of a message: a definite delivery report, or why there is none.

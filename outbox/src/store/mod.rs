@@ -23,8 +23,41 @@ pub use self::sqlite::SqliteStore;
 /// Where messages wait: a table `outbox` and the leases on its lanes.
 ///
 /// All comparisons of time use the store's clock. A method that fails with
-/// [`StoreErrorKind::Unavailable`] is called again after a back-off, so each must leave nothing
-/// half done. Dropping a returned future must do no harm either.
+/// [`StoreErrorKind::Unavailable`], or whose answer does not come, is called again after a back-off. So
+/// each is done as a whole or not at all, also if the returned future is dropped, and doing it twice
+/// has the effect of doing it once. Methods are called at the same time.
+///
+/// `testing::MemoryStore`, of the feature `testing`, is a complete store, and written to be read as the
+/// model of one: each method is some lines long. `testing::contract::store` is a suite of tests that
+/// every store must pass:
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use outbox::Message;
+/// use outbox::testing::MemoryStore;
+/// use outbox::testing::contract::{self, StoreFixture};
+///
+/// /// A store with an empty outbox, and how to write messages to it.
+/// struct Fixture(MemoryStore);
+///
+/// impl StoreFixture for Fixture {
+///     type Store = MemoryStore;
+///
+///     fn store(&self) -> &MemoryStore {
+///         &self.0
+///     }
+///
+///     async fn insert(&self, messages: &[Message]) {
+///         for message in messages {
+///             self.0.publish(message).unwrap();
+///         }
+///     }
+/// }
+///
+/// contract::store(async || Fixture(MemoryStore::new())).await;
+/// # });
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// Checks, before anything else, that this database can serve a runner: that the tables are
     /// there, and that it can be written to.
@@ -36,10 +69,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tells that the runner is alive, renews the leases that it holds for `ttl` from now, and takes
     /// lanes that are free or whose lease has ended, up to its fair share among the runners that
-    /// are alive. Returns all leases that it holds now, which can be more than its share.
+    /// are alive. Returns all leases that it holds now, which can be more than its share. A runner is
+    /// alive for `ttl` after it told so.
     ///
-    /// A lease that changes its owner gets a new, higher epoch. A lease that the runner held and
-    /// that is missing, or has another epoch, was lost.
+    /// A lease that changes its owner gets a new, higher epoch; one that is renewed, even after its
+    /// end, keeps it. A lease that the runner held and that is missing, or has another epoch, was
+    /// lost.
     fn lease(
         &self,
         runner: &RunnerId,
@@ -61,7 +96,8 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the oldest messages of each lane asked for, in the order of their ids within a lane,
     /// without those that the request passes over, all in one snapshot.
     ///
-    /// There is no cursor: a message that was committed late is found, however low its id.
+    /// There is no cursor: a message that was committed late is found, however low its id. What is
+    /// passed over does not count towards the limits.
     fn read(
         &self,
         request: &ReadRequest,
@@ -71,7 +107,9 @@ pub trait Store: Send + Sync + 'static {
     /// the runner holds the lease on their lane with the same epoch.
     ///
     /// This and the following methods that change messages are fenced alike: they return those of
-    /// `leases` that the runner holds, and leave the messages of all other lanes as they are.
+    /// `leases` that the runner holds and that have not ended, and leave the messages of all other
+    /// lanes as they are. Positions at which there is no message are passed over: the call may be a
+    /// repeated one.
     fn settle(
         &self,
         runner: &RunnerId,
@@ -98,13 +136,15 @@ pub trait Store: Send + Sync + 'static {
         error: &str,
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
 
-    /// The ordering keys that are parked in these lanes.
+    /// The ordering keys that are parked in these lanes, each once, and one for each message without a
+    /// key: the runner must know whether anything is parked.
     fn parked_keys(
         &self,
         lanes: &[i16],
     ) -> impl Future<Output = Result<Vec<ParkedKey>, StoreError>> + Send;
 
-    /// The first messages of parked keys in these lanes that are due to be tried again, up to `most`.
+    /// The first messages of parked keys in these lanes that are due to be tried again, up to `most`. A
+    /// first message that was never tried, since what was before it is gone, is due at once.
     fn due(
         &self,
         lanes: &[i16],
@@ -237,7 +277,8 @@ pub struct Granted {
 pub struct ReadRequest {
     /// The lanes, and the most messages to read of each.
     pub lanes: Vec<(i16, usize)>,
-    /// Of each lane, no further message is to be read when those before it have so many bytes.
+    /// Of each lane, no further message is to be read when those before it have so many bytes. The first
+    /// one is read however large it is.
     pub max_bytes: usize,
     /// Messages to pass over, since the runner has them already.
     pub exclude: Vec<Position>,

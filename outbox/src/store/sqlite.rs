@@ -242,7 +242,7 @@ impl Store for SqliteStore {
                     WHERE id NOT IN (SELECT value FROM json_each(?)) \
                         AND topic NOT IN (SELECT value FROM json_each(?)) \
                     ORDER BY id LIMIT ? \
-                 ) WHERE coalesce(before, 0) < ? ORDER BY id"
+                 ) WHERE before IS NULL OR before < ? ORDER BY id"
             ))
             .bind::<Text, _>(exclude)
             .bind::<Text, _>(exclude_topics)
@@ -333,7 +333,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn parked_keys(&self, _lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
+    async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
+        if !lanes.contains(&LANE) {
+            return Ok(Vec::new());
+        }
         #[derive(QueryableByName)]
         struct Key {
             #[diesel(sql_type = Text)]
@@ -359,7 +362,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn due(&self, _lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+    async fn due(&self, lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+        if !lanes.contains(&LANE) {
+            return Ok(Vec::new());
+        }
         self.read_only(move |c| {
             let rows = sql_query(format!(
                 "SELECT {MESSAGE}, attempts FROM outbox_parked \

@@ -8,9 +8,7 @@ mod exactly_once;
 mod outcome;
 mod pending;
 mod producer;
-mod sickness;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -64,6 +62,8 @@ impl KafkaSink {
 }
 
 /// Puts one message into librdkafka's queue, waiting for room if there is none.
+// librdkafka gives back the record with the error.
+#[allow(clippy::result_large_err)]
 async fn enqueue(
     producer: &PolledProducer,
     stored: &StoredMessage,
@@ -74,13 +74,12 @@ async fn enqueue(
     let id = stored.message.id().hyphenated().to_string();
     let mut record = record(stored, &id, token.to_opaque());
     loop {
-        if producer.sickness().concerns(topic) {
-            return Err(SinkError::skipped());
-        }
         if Instant::now() >= deadline {
             return Err(SinkError::unavailable("the lease comes to its end"));
         }
-        match producer.send(record) {
+        let failures = producer.failures();
+        let sent = failures.unless_concerned(&stored.message, || producer.send(record));
+        match sent.ok_or_else(SinkError::skipped)? {
             Ok(()) => return Ok(()),
             // Delivery reports make room. Going on with the next message instead would
             // reorder.
@@ -124,20 +123,13 @@ impl Sink for KafkaSink {
                 return Delivery::ready(vec![Err(SinkError::fatal(error)); batch.len()]);
             }
         };
-        let open = producer.sickness().open_batch();
+        let open = producer.failures().open_batch();
         let (tokens, outcomes) = producer.pending().open(batch.len());
-        let mut refused = HashSet::new();
         for (stored, token) in batch.iter().zip(tokens) {
-            let key = || stored.message.ordering_key().fingerprint();
-            let behind = !refused.is_empty() && key().is_some_and(|key| refused.contains(&key));
-            let sent = if behind {
-                Err(SinkError::skipped())
-            } else {
-                enqueue(producer, stored, token, deadline).await
-            };
-            if let Err(error) = sent {
-                refused.extend(key());
-                producer.report(token, Err(error), stored.message.topic());
+            if let Err(error) = enqueue(producer, stored, token, deadline).await {
+                let message = &stored.message;
+                producer.failures().hold_key_of(message);
+                producer.report(token, Err(error), message.topic());
             }
         }
         Delivery::new(outcomes.map(move |outcomes| {

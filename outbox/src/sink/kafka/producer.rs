@@ -12,10 +12,9 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
 
-use super::super::Outcome;
+use super::super::{Failures, Outcome};
 use super::outcome;
 use super::pending::{Pending, Token};
-use super::sickness::Sickness;
 
 /// How long the thread waits for reports before it looks whether it is still needed.
 const POLL: Duration = Duration::from_millis(100);
@@ -58,8 +57,8 @@ impl PolledProducer {
         &self.producer.context().pending
     }
 
-    pub(super) fn sickness(&self) -> &Sickness {
-        &self.producer.context().sickness
+    pub(super) fn failures(&self) -> &Failures {
+        &self.producer.context().failures
     }
 
     /// Takes the outcome of a message.
@@ -78,14 +77,14 @@ impl Drop for PolledProducer {
 #[derive(Default)]
 struct Reports {
     pending: Pending,
-    sickness: Sickness,
+    failures: Failures,
     producer: OnceLock<Weak<BaseProducer<Reports>>>,
 }
 
 impl Reports {
     fn report(&self, token: Token, outcome: Outcome, topic: &str) {
         if let Err(error) = &outcome
-            && self.sickness.note(error, topic)
+            && self.failures.note_for_topic(topic, error)
             && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
         {
             // What is queued would pass the message that was not delivered.

@@ -1,0 +1,85 @@
+//! What every sink promises the runner, kept by the Kafka sink.
+
+use std::sync::Mutex;
+
+use outbox::sink::{KafkaSink, SinkErrorKind};
+use outbox::testing::contract::{self, SinkFixture};
+use outbox::{Headers, Message, RESERVED_PREFIX};
+use outbox_tests::topic::{Arrived, Kafka, Topic};
+
+struct Fixture {
+    topic: Topic,
+    sink: KafkaSink,
+    /// A topic is read from where the last call ended.
+    arrived: Mutex<Vec<Message>>,
+}
+
+impl Fixture {
+    fn new(kafka: &Kafka) -> anyhow::Result<Self> {
+        Ok(Self {
+            topic: kafka.create_topic(1)?,
+            sink: KafkaSink::builder(kafka.bootstrap()).build()?,
+            arrived: Mutex::default(),
+        })
+    }
+
+    fn message(&self, arrived: &Arrived) -> anyhow::Result<Message> {
+        let mut message = Message::new(self.topic.name()).with_id(arrived.id()?);
+        if let Some(key) = &arrived.key {
+            message = message.with_key(key.clone());
+        }
+        if let Some(payload) = &arrived.payload {
+            message = message.with_payload(payload.clone());
+        }
+        if let Some(event_type) = arrived.header("outbox-type") {
+            message = message.with_event_type(String::from_utf8(event_type.to_vec())?);
+        }
+        let headers = arrived.headers.iter().cloned();
+        let own = headers.filter(|(name, _)| !name.starts_with(RESERVED_PREFIX));
+        Ok(message.with_headers(own.collect::<Headers>()))
+    }
+}
+
+impl SinkFixture for Fixture {
+    type Sink = KafkaSink;
+
+    fn sink(&self) -> &KafkaSink {
+        &self.sink
+    }
+
+    fn topic(&self) -> String {
+        self.topic.name().to_owned()
+    }
+
+    async fn arrived(&self) -> Vec<Message> {
+        let new = self.topic.read_to_end().unwrap();
+        let mut arrived = self.arrived.lock().unwrap();
+        arrived.extend(new.iter().map(|arrived| self.message(arrived).unwrap()));
+        arrived.clone()
+    }
+
+    fn failing(&self, kind: SinkErrorKind) -> Option<Message> {
+        let topic = self.topic.name();
+        match kind {
+            SinkErrorKind::TopicUnavailable => {
+                Some(Message::new(format!("{topic}-missing")).with_key("k"))
+            }
+            SinkErrorKind::Rejected => Some(
+                Message::new(topic)
+                    .with_key("k")
+                    .with_payload(vec![b'x'; 3 << 20]),
+            ),
+            _ => None,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn the_kafka_sink_keeps_its_contract() {
+    contract::sink(async || {
+        // Waits for answers on a runtime of its own.
+        tokio::task::block_in_place(|| Fixture::new(&Kafka::new().unwrap()).unwrap())
+    })
+    .await;
+}
