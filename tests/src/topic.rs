@@ -72,6 +72,16 @@ impl Kafka {
         Ok(())
     }
 
+    /// Lets the brokers in this process answer so much later.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn set_round_trip_time(&self, time: Duration) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        Ok(mock.broker_round_trip_time(1, time)?)
+    }
+
     /// Where clients connect.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
@@ -83,7 +93,7 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_topic(&self, partitions: i32) -> Result<Topic> {
-        self.create_named_topic(&format!("test-{}", Uuid::new_v4().simple()), partitions)
+        self.create_configured_topic(partitions, &[])
     }
 
     /// Creates a topic with this name.
@@ -92,13 +102,34 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_named_topic(&self, name: &str, partitions: i32) -> Result<Topic> {
+        self.create(name, partitions, &[])
+    }
+
+    /// Creates a topic with a name of its own and these settings, which rdkafka's brokers don't know.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn create_configured_topic(
+        &self,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Topic> {
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        self.create(&name, partitions, settings)
+    }
+
+    fn create(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Topic> {
         if let Some(mock) = &self.mock {
             mock.create_topic(name, partitions, 1)?;
         } else {
             let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
                 .set("bootstrap.servers", &self.bootstrap)
                 .create()?;
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            for (name, value) in settings {
+                topic = topic.set(name, value);
+            }
             let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let created = runtime.block_on(admin.create_topics([&topic], &options))?;

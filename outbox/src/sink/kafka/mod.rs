@@ -32,8 +32,8 @@ pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
 /// broker's. A message carries its own headers and `outbox-id` (the message id) and, if it has an event
 /// type, `outbox-type`.
 ///
-/// When a message is not delivered in time, what is queued behind it is taken back, so that nothing
-/// passes it; the runner sends it all again in order.
+/// When messages are not delivered in time, all that is still queued is taken back, so that nothing
+/// passes them; the runner sends it all again in order.
 ///
 /// ```no_run
 /// use outbox::sink::KafkaSink;
@@ -69,19 +69,25 @@ impl KafkaSink {
         record.partition = message.partition();
         record.key = message.key();
         record.payload = message.payload();
+        let mut waited = false;
         loop {
-            if self.producer.sickness().concerns(message.topic()) {
-                return Err(SinkError::skipped());
-            }
             if Instant::now() >= deadline {
                 return Err(SinkError::unavailable("the lease comes to its end"));
             }
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
+            let sickness = self.producer.sickness();
+            let sent = sickness.unless_sick(message.topic(), || self.producer.send(record));
+            match sent.ok_or_else(SinkError::skipped)? {
+                Ok(()) => {
+                    if waited {
+                        self.producer.pending().queued(token);
+                    }
+                    return Ok(());
+                }
                 // Delivery reports make room. Going on with the next message instead would
                 // reorder.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
                     record = returned;
+                    waited = true;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Err((error, _)) => return Err(outcome::failure(&error, message.topic())),

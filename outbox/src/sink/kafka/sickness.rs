@@ -49,10 +49,17 @@ impl Sickness {
         }
     }
 
-    /// Whether messages of this topic must not be sent now.
-    pub(super) fn concerns(&self, topic: &str) -> bool {
+    /// The whole sink is concerned.
+    pub(super) fn note_all(&self) {
+        self.lock().all = true;
+    }
+
+    /// Sends a message of this topic, unless that must not be done now. Nobody can fall sick in
+    /// between, or the message could be queued after what is taken back then, and pass it.
+    pub(super) fn unless_sick<T>(&self, topic: &str, send: impl FnOnce() -> T) -> Option<T> {
         let state = self.lock();
-        state.all || state.topics.contains(topic)
+        let concerned = state.all || state.topics.contains(topic);
+        (!concerned).then(send)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -70,6 +77,10 @@ impl Drop for OpenBatch {
 mod tests {
     use super::*;
 
+    fn concerns(sickness: &Sickness, topic: &str) -> bool {
+        sickness.unless_sick(topic, || ()).is_none()
+    }
+
     #[test]
     fn nothing_is_sent_until_the_runner_knows_of_the_failure() {
         let sickness = Sickness::default();
@@ -77,12 +88,12 @@ mod tests {
         assert!(sickness.note(&SinkError::unavailable("away"), "a"));
         assert!(!sickness.note(&SinkError::unavailable("away"), "a"));
         let second = sickness.open_batch();
-        assert!(sickness.concerns("b"));
+        assert!(concerns(&sickness, "b"));
         drop(first);
-        assert!(sickness.concerns("b"));
+        assert!(concerns(&sickness, "b"));
         drop(second);
         let _third = sickness.open_batch();
-        assert!(!sickness.concerns("b"));
+        assert!(!concerns(&sickness, "b"));
     }
 
     #[test]
@@ -91,7 +102,7 @@ mod tests {
         let _batch = sickness.open_batch();
         assert!(!sickness.note(&SinkError::topic_unavailable("missing"), "a"));
         assert!(!sickness.note(&SinkError::rejected("too large"), "b"));
-        assert!(sickness.concerns("a"));
-        assert!(!sickness.concerns("b"));
+        assert!(concerns(&sickness, "a"));
+        assert!(!concerns(&sickness, "b"));
     }
 }
