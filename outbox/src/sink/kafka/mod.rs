@@ -55,6 +55,8 @@ impl KafkaSink {
     }
 
     /// Puts one message into librdkafka's queue, waiting for room if there is none.
+    // librdkafka gives back the record with the error.
+    #[allow(clippy::result_large_err)]
     async fn enqueue(
         &self,
         stored: &StoredMessage,
