@@ -116,13 +116,18 @@ impl Postgres {
         let name = format!("test_{}", Uuid::new_v4().simple());
         PgConnection::establish(admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
         let (server, _) = admin.rsplit_once('/').context("a URL with a database")?;
-        Ok(Self {
-            url: format!("{server}/{name}"),
-        })
+        Ok(Self::at(&format!("{server}/{name}")))
     }
 }
 
 impl Postgres {
+    /// The database of this URL, as it is.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+        }
+    }
+
     /// A new database with the outbox's tables on the server of this URL.
     ///
     /// # Errors
@@ -248,7 +253,7 @@ pub struct SqliteFile {
 
 impl SqliteFile {
     fn count(&self, table: &str) -> Result<i64> {
-        let query = sql_query(format!("SELECT count(*) FROM {table}"));
+        let query = sql_query(format!("SELECT count(*) AS count FROM {table}"));
         Ok(query.get_result::<Count>(&mut self.connect()?)?.count)
     }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -119,13 +121,37 @@ impl Kafka {
         self.create(&name, partitions, settings)
     }
 
+    /// Changes settings of a topic, on real brokers.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn configure_topic(&self, name: &str, settings: &[(&str, &str)]) -> Result<()> {
+        let topic = ResourceSpecifier::Topic(name);
+        let change = settings
+            .iter()
+            .fold(AlterConfig::new(topic), |change, (name, value)| {
+                change.set(name, value)
+            });
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let changed = self.admin()?.alter_configs([&change], &AdminOptions::new());
+        for result in runtime.block_on(changed)? {
+            result.map_err(|(topic, code)| anyhow::anyhow!("{topic:?}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .create()?)
+    }
+
     fn create(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Topic> {
         if let Some(mock) = &self.mock {
             mock.create_topic(name, partitions, 1)?;
         } else {
-            let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-                .set("bootstrap.servers", &self.bootstrap)
-                .create()?;
+            let admin = self.admin()?;
             let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
             for (name, value) in settings {
                 topic = topic.set(name, value);
@@ -214,7 +240,7 @@ impl Topic {
     /// # Errors
     ///
     /// When the brokers can't be asked.
-    pub fn len(&self) -> Result<i64> {
+    pub fn count(&self) -> Result<i64> {
         let end = |partition| {
             let watermarks = self
                 .consumer

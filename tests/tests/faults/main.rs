@@ -8,3 +8,4 @@ mod contention;
 mod crashes;
 mod outages;
 mod rig;
+mod runners;

@@ -44,6 +44,10 @@ impl Rig {
     }
 
     pub(crate) fn on(database: Postgres, kafka: &Kafka) -> Result<Self> {
+        Self::with_topic(database, kafka, kafka.create_topic(PARTITIONS)?)
+    }
+
+    pub(crate) fn with_topic(database: Postgres, kafka: &Kafka, topic: Topic) -> Result<Self> {
         let seed = match std::env::var("OUTBOX_TEST_SEED") {
             Ok(seed) => seed.parse().context("OUTBOX_TEST_SEED is a number")?,
             Err(_) => fastrand::u64(..),
@@ -53,7 +57,7 @@ impl Rig {
         load::prepare(&database)?;
         Ok(Self {
             database,
-            topic: kafka.create_topic(PARTITIONS)?,
+            topic,
             brokers: kafka.bootstrap().to_owned(),
             rng: fastrand::Rng::with_seed(seed),
             seed,
@@ -78,7 +82,6 @@ impl Rig {
             lease: LEASE,
             grace: LIMIT,
             message_timeout: MESSAGE_TIMEOUT,
-            environment: Vec::new(),
             log: self.logs.path().join(format!("runner-{number}.log")),
         }
     }
@@ -136,12 +139,11 @@ impl Rig {
 /// How a runner is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) name: String,
+    name: String,
     pub(crate) database: String,
     pub(crate) lease: Duration,
     pub(crate) grace: Duration,
     pub(crate) message_timeout: Duration,
-    pub(crate) environment: Vec<(String, String)>,
     brokers: String,
     log: PathBuf,
 }
@@ -156,11 +158,9 @@ impl Settings {
         command.args(["--lease-ms", &millis(self.lease)]);
         command.args(["--grace-ms", &millis(self.grace)]);
         command.args(["--message-timeout-ms", &millis(self.message_timeout)]);
-        command.envs(self.environment);
         process::log_to(&mut command, &self.log)?;
         Ok(RunnerProcess {
             process: Process::start(command)?,
-            name: self.name,
             log: self.log,
         })
     }
@@ -169,7 +169,6 @@ impl Settings {
 /// A runner in a process of its own. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct RunnerProcess {
-    pub(crate) name: String,
     process: Process,
     log: PathBuf,
 }
