@@ -146,6 +146,17 @@ impl Postgres {
         Ok(self)
     }
 
+    /// The port of its server.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one that this type makes.
+    pub fn port(&self) -> Result<u16> {
+        let (_, rest) = self.url.rsplit_once(':').context("a URL with a port")?;
+        let (port, _) = rest.split_once('/').context("a URL with a database")?;
+        Ok(port.parse()?)
+    }
+
     /// The same database by another way: the address of a proxy or a pooler.
     ///
     /// # Errors

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -95,7 +93,7 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_topic(&self, partitions: i32) -> Result<Topic> {
-        self.create_configured_topic(partitions, &[])
+        self.create_named_topic(&format!("test-{}", Uuid::new_v4().simple()), partitions)
     }
 
     /// Creates a topic with this name.
@@ -104,58 +102,13 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_named_topic(&self, name: &str, partitions: i32) -> Result<Topic> {
-        self.create(name, partitions, &[])
-    }
-
-    /// Creates a topic with a name of its own and these settings, which rdkafka's brokers don't know.
-    ///
-    /// # Errors
-    ///
-    /// When the brokers refuse it.
-    pub fn create_configured_topic(
-        &self,
-        partitions: i32,
-        settings: &[(&str, &str)],
-    ) -> Result<Topic> {
-        let name = format!("test-{}", Uuid::new_v4().simple());
-        self.create(&name, partitions, settings)
-    }
-
-    /// Changes settings of a topic, on real brokers.
-    ///
-    /// # Errors
-    ///
-    /// When the brokers refuse it.
-    pub fn configure_topic(&self, name: &str, settings: &[(&str, &str)]) -> Result<()> {
-        let topic = ResourceSpecifier::Topic(name);
-        let change = settings
-            .iter()
-            .fold(AlterConfig::new(topic), |change, (name, value)| {
-                change.set(name, value)
-            });
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let changed = self.admin()?.alter_configs([&change], &AdminOptions::new());
-        for result in runtime.block_on(changed)? {
-            result.map_err(|(topic, code)| anyhow::anyhow!("{topic:?}: {code}"))?;
-        }
-        Ok(())
-    }
-
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
-        Ok(ClientConfig::new()
-            .set("bootstrap.servers", &self.bootstrap)
-            .create()?)
-    }
-
-    fn create(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Topic> {
         if let Some(mock) = &self.mock {
             mock.create_topic(name, partitions, 1)?;
         } else {
-            let admin = self.admin()?;
-            let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-            for (name, value) in settings {
-                topic = topic.set(name, value);
-            }
+            let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+                .set("bootstrap.servers", &self.bootstrap)
+                .create()?;
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
             let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let created = runtime.block_on(admin.create_topics([&topic], &options))?;

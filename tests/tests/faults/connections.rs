@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use diesel::{Connection as _, PgConnection};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database as _, Postgres};
@@ -15,9 +15,7 @@ use outbox_tests::proxy::{Direction, Fault, Proxy};
 use crate::rig::{Rig, begin, commit, wait_until};
 
 fn proxy_to(database: &Postgres) -> Result<Proxy> {
-    let (_, port) = database.url().rsplit_once(':').context("a port")?;
-    let (port, _) = port.split_once('/').context("a database")?;
-    Proxy::to(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?)))
+    Proxy::to(SocketAddr::from((Ipv4Addr::LOCALHOST, database.port()?)))
 }
 
 /// The connection is cut at each byte of COMMIT and of its answer. The writer hears of an error each

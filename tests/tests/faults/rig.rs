@@ -44,10 +44,6 @@ impl Rig {
     }
 
     pub(crate) fn on(database: Postgres, kafka: &Kafka) -> Result<Self> {
-        Self::with_topic(database, kafka, kafka.create_topic(PARTITIONS)?)
-    }
-
-    pub(crate) fn with_topic(database: Postgres, kafka: &Kafka, topic: Topic) -> Result<Self> {
         let seed = match std::env::var("OUTBOX_TEST_SEED") {
             Ok(seed) => seed.parse().context("OUTBOX_TEST_SEED is a number")?,
             Err(_) => fastrand::u64(..),
@@ -57,7 +53,7 @@ impl Rig {
         load::prepare(&database)?;
         Ok(Self {
             database,
-            topic,
+            topic: kafka.create_topic(PARTITIONS)?,
             brokers: kafka.bootstrap().to_owned(),
             rng: fastrand::Rng::with_seed(seed),
             seed,
@@ -69,6 +65,11 @@ impl Rig {
     /// Writers for this database and topic.
     pub(crate) fn load(&self) -> Load {
         Load::new(&self.database, self.topic.name(), self.seed)
+    }
+
+    /// Kafka's address.
+    pub(crate) fn brokers(&self) -> &str {
+        &self.brokers
     }
 
     /// A runner that is not started yet.
