@@ -8,5 +8,6 @@ mod connections;
 mod contention;
 mod crashes;
 mod outages;
+mod pool;
 mod rig;
 mod runners;
