@@ -8,6 +8,7 @@ mod connections;
 mod contention;
 mod crashes;
 mod outages;
+mod pgbouncer;
 mod pool;
 mod rig;
 mod runners;
