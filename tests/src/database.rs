@@ -123,13 +123,18 @@ impl Postgres {
         let name = format!("test_{}", Uuid::new_v4().simple());
         PgConnection::establish(admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
         let (server, _) = admin.rsplit_once('/').context("a URL with a database")?;
-        Ok(Self {
-            url: format!("{server}/{name}"),
-        })
+        Ok(Self::at(&format!("{server}/{name}")))
     }
 }
 
 impl Postgres {
+    /// The database of this URL, as it is.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+        }
+    }
+
     /// A new database with the outbox's tables on the server of this URL.
     ///
     /// # Errors
@@ -146,6 +151,17 @@ impl Postgres {
             .map_err(|error| anyhow!(error))?;
         connection.batch_execute(COUNTERS)?;
         Ok(self)
+    }
+
+    /// The port of its server.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one that this type makes.
+    pub fn port(&self) -> Result<u16> {
+        let (_, rest) = self.url.rsplit_once(':').context("a URL with a port")?;
+        let (port, _) = rest.split_once('/').context("a URL with a database")?;
+        Ok(port.parse()?)
     }
 
     /// The same database by another way: the address of a proxy or a pooler.

@@ -72,6 +72,16 @@ impl Kafka {
         Ok(())
     }
 
+    /// Lets the brokers in this process answer so much later.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn set_round_trip_time(&self, time: Duration) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        Ok(mock.broker_round_trip_time(1, time)?)
+    }
+
     /// Where clients connect.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
@@ -185,7 +195,7 @@ impl Topic {
     /// # Errors
     ///
     /// When the brokers can't be asked.
-    pub fn len(&self) -> Result<i64> {
+    pub fn count(&self) -> Result<i64> {
         let end = |partition| {
             let watermarks = self
                 .consumer

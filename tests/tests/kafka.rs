@@ -89,6 +89,45 @@ fn nothing_passes_a_message_that_timed_out() -> Result<()> {
     Ok(())
 }
 
+/// A connection that takes about as long as a message may: when it is there at last, some of what waits
+/// for it has timed out, and some has not. Each of these takes another time.
+#[test]
+fn nothing_passes_a_message_that_timed_out_before_there_was_a_connection() -> Result<()> {
+    std::thread::scope(|scope| {
+        let connections: Vec<_> = (0..12)
+            .map(|n| Duration::from_millis(260 + 40 * n))
+            .map(|time| scope.spawn(move || slow_connection(time)))
+            .collect();
+        connections
+            .into_iter()
+            .try_for_each(|connection| connection.join().expect("no panic"))
+    })
+}
+
+fn slow_connection(round_trip_time: Duration) -> Result<()> {
+    const COUNT: usize = 150;
+    const EVERY: Duration = Duration::from_millis(20);
+    let database = SqliteFile::create()?;
+    let kafka = Kafka::in_process()?;
+    let topic = kafka.create_topic(1)?;
+    kafka.set_round_trip_time(round_trip_time)?;
+    let runner = start(&database, kafka.bootstrap())?;
+    let mut connection = database.connect()?;
+    let begin = Instant::now();
+    for n in 0..COUNT {
+        let message = Message::new(topic.name())
+            .with_key("k")
+            .with_payload(n.to_string());
+        connection.transaction(|c| publish_all(c, [message]))?;
+        // The schedule of the writer, not a wait for something.
+        std::thread::sleep((begin + EVERY * n as u32).saturating_duration_since(Instant::now()));
+    }
+    kafka.set_round_trip_time(Duration::ZERO)?;
+    wait_for_waiting(&database, 0)?;
+    assert_eq!(runner.stop()?.delivered, COUNT as u64);
+    assert_order(&topic.read_to_end()?)
+}
+
 /// A topic that is missing holds up its own messages, and they follow when it is created.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]

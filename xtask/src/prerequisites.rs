@@ -3,7 +3,7 @@
 use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::{kafka, postgres, process, program};
+use outbox_test_servers::{faketime, kafka, pgbouncer, postgres, process, program};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -13,18 +13,22 @@ pub(crate) enum Need {
     Compiler,
     Libpq,
     Postgres,
+    PgBouncer,
     Java,
     Maven,
+    Faketime,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Compiler,
         Self::Libpq,
         Self::Postgres,
+        Self::PgBouncer,
         Self::Java,
         Self::Maven,
+        Self::Faketime,
     ];
 
     /// For the servers alone.
@@ -37,8 +41,10 @@ impl Need {
                 .all(|name| program::find(name).is_some()),
             Self::Libpq => links("pq"),
             Self::Postgres => postgres::Programs::find().is_ok(),
+            Self::PgBouncer => pgbouncer::program().is_ok(),
             Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
+            Self::Faketime => program::find("faketime").is_some(),
         }
     }
 
@@ -48,9 +54,11 @@ impl Need {
             Self::Compiler => &["build-essential"],
             Self::Libpq => &["libpq-dev"],
             Self::Postgres => &[postgres::PACKAGE],
+            Self::PgBouncer => &[pgbouncer::PACKAGE],
             // Debian has one or the other, by its own version.
             Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
             Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
+            Self::Faketime => &[faketime::PACKAGE],
         }
     }
 
@@ -59,8 +67,10 @@ impl Need {
             Self::Compiler => "cc, c++ and make: librdkafka is built from source",
             Self::Libpq => "libpq, for linking: tests and the `diesel` program connect by it",
             Self::Postgres => "PostgreSQL's server: the tests start one of their own",
+            Self::PgBouncer => "PgBouncer: the tests start one of their own",
             Self::Java => "Java 17 or newer: Kafka runs on it",
             Self::Maven => "Maven: it fetches Kafka",
+            Self::Faketime => "faketime: a test runs a server whose clock is wrong",
         }
     }
 }

@@ -106,6 +106,12 @@ impl Failures {
         }
     }
 
+    /// The whole sink is concerned.
+    pub(super) fn note_all(&self) {
+        let mut state = self.lock();
+        state.all = Some(state.latest);
+    }
+
     pub(super) fn hold_key_of(&self, message: &Message) {
         let mut state = self.lock();
         if let Some(key) = message.ordering_key().fingerprint() {

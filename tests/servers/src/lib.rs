@@ -11,12 +11,15 @@ mod wait;
 mod workdir;
 
 pub mod cache;
+pub mod faketime;
 pub mod interrupt;
 pub mod kafka;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
 
 pub use self::account::is_root;
 pub use self::kafka::Kafka;
+pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::Postgres;

@@ -3,7 +3,7 @@
 use crate::account::Account;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{log, port, program, wait};
+use crate::{faketime, log, port, program, wait};
 use anyhow::{Context, Result, bail};
 use std::cmp::Reverse;
 use std::env;
@@ -87,13 +87,27 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Starts one whose clock is wrong by so much: `-5h`, `+10d`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and when faketime is missing.
+    pub fn start_with_clock(offset: &str) -> Result<Self> {
+        Self::start_in(faketime::environment(offset)?, &[])
+    }
+
     /// Starts one, with the given settings as well as in `postgresql.conf`.
     ///
     /// # Errors
     ///
     /// When the programs are missing, or it does not start: with the end of its log.
     pub fn start(settings: &[(&str, &str)]) -> Result<Self> {
-        let site = Site::new().context("PostgreSQL cannot be set up")?;
+        Self::start_in(Vec::new(), settings)
+    }
+
+    fn start_in(environment: Vec<(String, String)>, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut site = Site::new().context("PostgreSQL cannot be set up")?;
+        site.environment = environment;
         let settings: Vec<_> = settings
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -208,6 +222,8 @@ struct Site {
     workdir: Workdir,
     programs: Programs,
     account: Option<Account>,
+    /// Of the server, besides the harness's own.
+    environment: Vec<(String, String)>,
 }
 
 impl Site {
@@ -216,6 +232,7 @@ impl Site {
             workdir: Workdir::new("postgres")?,
             programs: Programs::find()?,
             account: Account::if_root()?,
+            environment: Vec::new(),
         };
         for directory in [site.data(), site.socket()] {
             fs::create_dir(&directory).context("cannot create a directory")?;
@@ -266,6 +283,7 @@ impl Site {
     fn serve(&self, port: u16, settings: &[(String, String)]) -> Result<Process> {
         let log = self.log(port);
         let mut command = self.command("postgres");
+        command.envs(self.environment.iter().cloned());
         command.arg("-D").arg(self.data());
         let own = [
             ("listen_addresses", "127.0.0.1".to_owned()),

@@ -35,7 +35,7 @@ fn what_was_acknowledged_and_not_settled_is_sent_again_with_the_same_id() -> Res
         Ok(())
     })?;
     let mut first = rig.runner().start()?;
-    wait_until("all was acknowledged", || Ok(rig.topic.len()? == COUNT))?;
+    wait_until("all was acknowledged", || Ok(rig.topic.count()? == COUNT))?;
     first.kill()?;
 
     rig.database.plain_sql("DROP TRIGGER refuse ON outbox")?;
@@ -57,8 +57,11 @@ fn killed_runners_lose_and_reorder_nothing() -> Result<()> {
     let writers = rig.load().start(3);
     let mut runners = vec![rig.runner().start()?, rig.runner().start()?];
     for _ in 0..KILLS {
-        let delivered = rig.topic.len()?;
-        wait_until("messages arrive", || Ok(rig.topic.len()? > delivered + 50))?;
+        let delivered = rig.topic.count()?;
+        wait_until(
+            "messages arrive",
+            || Ok(rig.topic.count()? > delivered + 50),
+        )?;
         thread::sleep(rig.up_to(Duration::from_millis(500)));
         let unlucky = rig.rng.usize(..runners.len());
         runners.swap_remove(unlucky).kill()?;

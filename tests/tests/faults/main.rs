@@ -3,9 +3,13 @@
 //! Each run is judged by its history: what writers committed against what a consumer reads from the
 //! topic's beginning to its end. The seed of all chance is printed; `OUTBOX_TEST_SEED` sets it.
 
+mod clock;
 mod connections;
 mod contention;
 mod crashes;
 mod guarantees;
 mod outages;
+mod pgbouncer;
+mod pool;
 mod rig;
+mod runners;

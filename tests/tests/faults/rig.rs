@@ -68,6 +68,11 @@ impl Rig {
         Load::new(&self.database, self.topic.name(), self.seed)
     }
 
+    /// Kafka's address.
+    pub(crate) fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
     /// A runner that is not started yet.
     pub(crate) fn runner(&self) -> Settings {
         let number = self.runners.get();
@@ -79,7 +84,6 @@ impl Rig {
             lease: LEASE,
             grace: LIMIT,
             message_timeout: MESSAGE_TIMEOUT,
-            environment: Vec::new(),
             exactly_once: None,
             crash: None,
             log: self.logs.path().join(format!("runner-{number}.log")),
@@ -142,12 +146,11 @@ impl Rig {
 /// How a runner is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) name: String,
+    name: String,
     pub(crate) database: String,
     pub(crate) lease: Duration,
     pub(crate) grace: Duration,
     pub(crate) message_timeout: Duration,
-    pub(crate) environment: Vec<(String, String)>,
     /// The name of the outbox.
     pub(crate) exactly_once: Option<String>,
     /// The step at which it dies, of which batch, and how long after its beginning.
@@ -174,7 +177,6 @@ impl Settings {
             command.args(["--crash-batch", &batch.to_string()]);
             command.args(["--crash-after-us", &delay.as_micros().to_string()]);
         }
-        command.envs(self.environment);
         process::log_to(&mut command, &self.log)?;
         Ok(RunnerProcess {
             process: Process::start(command)?,

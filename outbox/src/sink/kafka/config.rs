@@ -68,7 +68,8 @@ impl KafkaSinkBuilder {
     }
 
     /// How long librdkafka tries to deliver a message before it gives it back to the runner, which
-    /// sends it again. By default 5 s; a runner's lease must last at least three times as long.
+    /// sends it again. By default 5 s; a runner's lease must last at least three times as long. What could
+    /// not even be sent is given back after three quarters of this time.
     #[must_use]
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
@@ -140,7 +141,8 @@ impl KafkaSinkBuilder {
                 for setting in &self.order_at_risk {
                     tracing::warn!("{setting}: brokers may lose or reorder messages");
                 }
-                Guarantee::AtLeastOnce(PolledProducer::new(&self.client).map_err(KafkaConfigError)?)
+                let producer = PolledProducer::new(&self.client, self.message_timeout * 3 / 4);
+                Guarantee::AtLeastOnce(producer.map_err(KafkaConfigError)?)
             }
         };
         Ok(KafkaSink {

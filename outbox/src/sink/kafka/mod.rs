@@ -33,8 +33,8 @@ pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
 /// broker's. A message carries its own headers and `outbox-id` (the message id) and, if it has an event
 /// type, `outbox-type`.
 ///
-/// When a message is not delivered in time, what is queued behind it is taken back, so that nothing
-/// passes it; the runner sends it all again in order.
+/// When messages are not delivered in time, all that is still queued is taken back, so that nothing
+/// passes them; the runner sends it all again in order.
 ///
 /// ```no_run
 /// use outbox::sink::KafkaSink;
@@ -73,6 +73,7 @@ async fn enqueue(
     let topic = stored.message.topic();
     let id = stored.message.id().hyphenated().to_string();
     let mut record = record(stored, &id, token.to_opaque());
+    let mut waited = false;
     loop {
         if Instant::now() >= deadline {
             return Err(SinkError::unavailable("the lease comes to its end"));
@@ -80,11 +81,17 @@ async fn enqueue(
         let failures = producer.failures();
         let sent = failures.unless_concerned(&stored.message, || producer.send(record));
         match sent.ok_or_else(SinkError::skipped)? {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if waited {
+                    producer.pending().queued(token);
+                }
+                return Ok(());
+            }
             // Delivery reports make room. Going on with the next message instead would
             // reorder.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
                 record = returned;
+                waited = true;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             Err((error, _)) => return Err(outcome::failure(&error, topic)),

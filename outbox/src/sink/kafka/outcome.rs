@@ -41,6 +41,9 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
         Code::MessageTimedOut => SinkError::unavailable(format!(
             "no delivery report in time for topic {topic:?}: its broker is away or too slow"
         )),
+        Code::PurgeQueue => SinkError::unavailable(format!(
+            "messages for topic {topic:?} could not be sent in time: its broker is away or too slow"
+        )),
         Code::Fatal
         | Code::OutOfOrderSequenceNumber
         | Code::Fenced

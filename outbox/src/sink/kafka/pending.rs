@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -22,6 +23,8 @@ struct Batches {
 struct Batch {
     outcomes: Vec<Outcome>,
     missing: usize,
+    /// When a message of it was last queued or reported.
+    progress: Instant,
     done: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -63,6 +66,7 @@ impl Pending {
         let opened = Batch {
             outcomes: vec![Err(unknown); len],
             missing: len,
+            progress: Instant::now(),
             done,
         };
         let mut batches = self.lock();
@@ -86,6 +90,7 @@ impl Pending {
         if let Some(slot) = batch.outcomes.get_mut(token.index as usize) {
             *slot = outcome;
             batch.missing -= 1;
+            batch.progress = Instant::now();
         }
         if batch.missing == 0
             && let Some(batch) = batches.open.remove(&token.batch)
@@ -93,6 +98,20 @@ impl Pending {
             // Nobody waits any more if the runner was dropped.
             let _ = batch.done.send(batch.outcomes);
         }
+    }
+
+    /// Takes note that a message had to wait for room in the queue, and got it.
+    pub(super) fn queued(&self, token: Token) {
+        if let Some(batch) = self.lock().open.get_mut(&token.batch) {
+            batch.progress = Instant::now();
+        }
+    }
+
+    /// For how long the batch that fares worst has made no progress.
+    pub(super) fn stalled(&self) -> Duration {
+        let progress = |batch: &Batch| batch.progress.elapsed();
+        let stalled = self.lock().open.values().map(progress).max();
+        stalled.unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Batches> {
@@ -132,6 +151,28 @@ mod tests {
         pending.report(tokens[0], Err(refused.clone()));
         assert_eq!(first.try_recv().unwrap(), [Err(refused), Ok(())]);
         assert!(pending.lock().open.is_empty());
+    }
+
+    #[test]
+    fn a_batch_that_makes_no_progress_stalls() {
+        const SOME: Duration = Duration::from_millis(20);
+        let pending = Pending::default();
+        assert_eq!(pending.stalled(), Duration::ZERO, "there is none");
+        let (tokens, _outcomes) = pending.open(3);
+        let tokens = tokens.collect::<Vec<_>>();
+        let steps: [fn(&Pending, Token); 2] = [Pending::queued, |pending, token| {
+            pending.report(token, Ok(()))
+        }];
+        for (step, token) in steps.into_iter().zip(&tokens) {
+            std::thread::sleep(SOME);
+            assert!(pending.stalled() >= SOME);
+            let begin = Instant::now();
+            step(&pending, *token);
+            assert!(pending.stalled() <= begin.elapsed());
+        }
+        pending.report(tokens[0], Ok(()));
+        pending.report(tokens[2], Ok(()));
+        assert_eq!(pending.stalled(), Duration::ZERO, "it is done");
     }
 
     #[test]

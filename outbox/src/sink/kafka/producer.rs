@@ -19,6 +19,9 @@ use super::pending::{Pending, Token};
 /// How long the thread waits for reports before it looks whether it is still needed.
 const POLL: Duration = Duration::from_millis(100);
 
+/// The thread looks that often, at least, in the time after which queued messages are taken back.
+const LOOKS: u32 = 4;
+
 /// A producer and its thread. Dropped, it is closed on that thread, since closing waits for
 /// librdkafka.
 pub(super) struct PolledProducer {
@@ -29,7 +32,10 @@ pub(super) struct PolledProducer {
 type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
 
 impl PolledProducer {
-    pub(super) fn new(config: &ClientConfig) -> Result<Self, String> {
+    /// `patience`: how long messages may be queued without any progress before they are taken back. It
+    /// must be well below `message.timeout.ms`, because librdkafka times out single messages, and sends
+    /// what was queued behind them as soon as it can.
+    pub(super) fn new(config: &ClientConfig, patience: Duration) -> Result<Self, String> {
         let producer = BaseProducer::from_config_and_context(config, Reports::default());
         let producer = Arc::new(producer.map_err(|error| error.to_string())?);
         // It can only be set once, and it is.
@@ -39,8 +45,15 @@ impl PolledProducer {
         std::thread::Builder::new()
             .name("outbox-kafka".into())
             .spawn(move || {
+                let poll = POLL.min(patience / LOOKS);
                 while !stopped.load(Ordering::Relaxed) {
-                    polled.poll(POLL);
+                    polled.poll(poll);
+                    let reports = polled.context();
+                    if reports.pending.stalled() > patience {
+                        reports.failures.note_all();
+                        // What is in flight may have arrived: its reports are waited for.
+                        polled.purge(PurgeConfig::default().queue().non_blocking());
+                    }
                 }
             })
             .map_err(|error| format!("no thread for delivery reports: {error}"))?;
