@@ -97,8 +97,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let request = ReadRequest {
             lanes: reader.quotas(&lanes),
-            // A quarter, so that reading goes on while other batches are in flight.
-            max_bytes: runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1),
+            // A quarter, so that reading goes on while other batches are in flight. With 0, nothing would
+            // be read.
+            max_bytes: (runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1)).max(1),
             exclude,
             exclude_topics: self.suspensions().topics(Instant::now()),
         };
