@@ -82,6 +82,19 @@ async fn an_unavailable_sink_loses_and_reorders_nothing<D: Database>() -> Result
     Ok(())
 }
 
+/// One message a lane at a time, then.
+async fn the_least_limit_of_bytes_lets_all_messages_through<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("t", 40, 4))?;
+    let broker = RecordingSink::new();
+    let runner = builder(&database, &broker)?.max_in_flight_bytes(1);
+    let runner = runner.build()?.spawn()?;
+    let log = broker.wait_until(|log| log.len() == 40).await;
+    assert_order(&log);
+    assert_eq!(stop(runner).await?, 40);
+    Ok(())
+}
+
 async fn a_refused_message_holds_up_its_key_only<D: Database>() -> Result<()> {
     const COUNT: usize = 400;
     let database = D::create()?;
@@ -386,6 +399,7 @@ async fn dropping_the_future_loses_nothing<D: Database>() -> Result<()> {
 outbox_tests::on_each_database!(
     async fn:
     an_unavailable_sink_loses_and_reorders_nothing,
+    the_least_limit_of_bytes_lets_all_messages_through,
     a_refused_message_holds_up_its_key_only,
     a_parked_key_survives_its_runner,
     a_missing_topic_holds_up_its_own_messages_only,

@@ -97,8 +97,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let request = ReadRequest {
             lanes: reader.quotas(self.read_at_most(), &lanes),
-            // A quarter, so that reading goes on while other batches are in flight.
-            max_bytes: runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1),
+            // A quarter, so that reading goes on while other batches are in flight. With 0, nothing would
+            // be read.
+            max_bytes: (runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1)).max(1),
             exclude,
             exclude_topics: self.suspensions().topics(Instant::now()),
         };
@@ -176,7 +177,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return Ok(());
         }
         let runner = self.runner;
-        let leases = self.tracker.leases();
+        let mut leases = self.tracker.leases();
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let most = runner.settings.batch_size;
         let due = runner.ask(runner.store.due(&lanes, most)).await?;
@@ -190,10 +191,12 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let Some((number, due)) = self.tracker.admit_due(due) else {
             return Ok(());
         };
-        let (messages, attempts): (Vec<_>, Vec<_>) = due
+        let (messages, attempts): (Vec<StoredMessage>, Vec<_>) = due
             .into_iter()
             .map(|due| (due.stored, due.attempts))
             .unzip();
+        let concerned = |lease: &Lease| messages.iter().any(|m| m.position.lane == lease.lane);
+        leases.retain(concerned);
         let delivery = self.send(&leases, &messages, Place::Parked).await;
         let batch = Batch {
             number,

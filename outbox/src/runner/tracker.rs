@@ -92,7 +92,7 @@ pub(super) enum Hold {
 pub(super) struct Admitted {
     /// The number of the batch.
     pub(super) number: u64,
-    /// Under which it was read.
+    /// Those under which it was read. Of other lanes it says nothing.
     pub(super) leases: Vec<Lease>,
     /// In flight from now on.
     pub(super) to_send: Vec<StoredMessage>,
@@ -273,7 +273,6 @@ impl Tracker {
             return None;
         }
         let mut admitted = Admitted {
-            leases: leases.to_vec(),
             to_send: Vec::with_capacity(read.len()),
             ..Admitted::default()
         };
@@ -284,6 +283,9 @@ impl Tracker {
             };
             if lane.state != LaneState::Served || !leases.contains(&lane.lease) {
                 continue;
+            }
+            if !admitted.leases.contains(&lane.lease) {
+                admitted.leases.push(lane.lease);
             }
             // The key is only looked at when there is anything to compare it with.
             if !state.held.is_empty()

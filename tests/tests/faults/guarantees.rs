@@ -59,7 +59,10 @@ fn survive(promise: Promise) -> Result<()> {
         rig: Rig::new()?,
         exactly_once,
     };
-    let writers = fleet.rig.load().start(3);
+    let mut load = fleet.rig.load();
+    // Enough for each lane, so that each runner has something to die of.
+    load.keys = 64;
+    let writers = load.start(3);
     let mut runners = vec![fleet.runner().start()?, fleet.runner().start()?];
     let (mut aborted, mut killed, mut paused) = (0, 0, 0);
     for kill in 0..kills {

@@ -59,13 +59,15 @@ fn writers_and_runners_work_behind_pgbouncer() -> Result<()> {
     rig.drain()?;
     for runner in &mut runners {
         runner.terminate()?;
-        // It would get through with errors, too, now and then. It only has no doorbell, and knows it.
+        // It would get through with errors, too, now and then. It only has no doorbell, and says so
+        // if it runs for long enough to know.
         let log = runner.log()?;
         let (bell, others): (Vec<_>, Vec<_>) = log
             .lines()
             .filter(|line| line.contains("unavailable"))
             .partition(|line| line.contains("give the store a direct `listen_url`"));
-        ensure!(bell.len() == 1 && others.is_empty(), "{log}");
+        ensure!(!log.contains("lanes were lost"), "{log}");
+        ensure!(bell.len() <= 1 && others.is_empty(), "{log}");
     }
     rig.judge(Promise::AtLeastOnce)?;
     Ok(())
