@@ -194,13 +194,9 @@ impl Topic {
     ///
     /// When the brokers can't be asked.
     pub fn count(&self) -> Result<i64> {
-        let end = |partition| {
-            let watermarks = self
-                .consumer
-                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
-            Ok(watermarks.1)
-        };
-        (0..self.partitions).map(end).sum()
+        (0..self.partitions)
+            .map(|partition| self.end(partition))
+            .sum()
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
@@ -232,10 +228,7 @@ impl Topic {
     pub fn read_to_end(&self) -> Result<Vec<Arrived>> {
         let mut missing = HashMap::new();
         for partition in 0..self.partitions {
-            let (_, end) = self
-                .consumer
-                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
-            missing.insert(partition, end);
+            missing.insert(partition, self.end(partition)?);
         }
         let position = self.consumer.position()?;
         for element in position.elements() {
@@ -262,6 +255,22 @@ impl Topic {
             arrived.push(owned(&message));
         }
         Ok(arrived)
+    }
+
+    /// Where a partition ends. A broker that was just started, or has just got the partition, may refuse
+    /// to tell at first.
+    fn end(&self, partition: i32) -> Result<i64> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let watermarks = self
+                .consumer
+                .fetch_watermarks(&self.name, partition, TIMEOUT);
+            match watermarks {
+                Ok((_, end)) => return Ok(end),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     fn poll(&self) -> Result<Option<Arrived>> {
