@@ -1,6 +1,6 @@
 //! Topics of a test's own, and what arrived in them, read back from the brokers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -196,13 +196,9 @@ impl Topic {
     ///
     /// When the brokers can't be asked.
     pub fn count(&self) -> Result<i64> {
-        let end = |partition| {
-            let watermarks = self
-                .consumer
-                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
-            Ok(watermarks.1)
-        };
-        (0..self.partitions).map(end).sum()
+        (0..self.partitions)
+            .map(|partition| self.end(partition))
+            .sum()
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
@@ -234,10 +230,7 @@ impl Topic {
     pub fn read_to_end(&self) -> Result<Vec<Arrived>> {
         let mut missing = HashMap::new();
         for partition in 0..self.partitions {
-            let (_, end) = self
-                .consumer
-                .fetch_watermarks(&self.name, partition, TIMEOUT)?;
-            missing.insert(partition, end);
+            missing.insert(partition, self.end(partition)?);
         }
         let position = self.consumer.position()?;
         for element in position.elements() {
@@ -281,11 +274,9 @@ impl Topic {
             .set("enable.partition.eof", "true")
             .create()?;
         let mut assignment = TopicPartitionList::new();
-        let mut missing = HashMap::new();
-        for partition in 0..self.partitions {
+        let mut missing: HashSet<_> = (0..self.partitions).collect();
+        for &partition in &missing {
             assignment.add_partition_offset(&self.name, partition, Offset::Beginning)?;
-            let (_, end) = consumer.fetch_watermarks(&self.name, partition, TIMEOUT)?;
-            missing.insert(partition, end);
         }
         consumer.assign(&assignment)?;
         let deadline = Instant::now() + TIMEOUT;
@@ -305,6 +296,22 @@ impl Topic {
             }
         }
         Ok(arrived)
+    }
+
+    /// Where a partition ends. A broker that was just started, or has just got the partition, may refuse
+    /// to tell at first.
+    fn end(&self, partition: i32) -> Result<i64> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let watermarks = self
+                .consumer
+                .fetch_watermarks(&self.name, partition, TIMEOUT);
+            match watermarks {
+                Ok((_, end)) => return Ok(end),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     fn poll(&self) -> Result<Option<Arrived>> {
