@@ -155,6 +155,22 @@ impl History {
     }
 }
 
+impl History {
+    /// The numbers of the messages of a message's key, as they were delivered.
+    #[must_use]
+    pub fn of_same_key(&self, id: Uuid) -> String {
+        let originals: HashMap<_, _> = self.committed.iter().map(|c| (c.id, c)).collect();
+        let key = originals.get(&id).map(|original| &original.key);
+        let numbers = self.delivered.iter().filter_map(|delivered| {
+            let original = originals.get(&delivered.id)?;
+            (Some(&original.key) == key)
+                .then_some(original.number)
+                .flatten()
+        });
+        format!("{:?}", numbers.collect::<Vec<_>>())
+    }
+}
+
 /// Whose first occurrence comes before that of a lower number.
 fn passing(log: &[(i64, Uuid)]) -> Vec<Uuid> {
     let mut seen = HashSet::new();

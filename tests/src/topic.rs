@@ -309,7 +309,11 @@ impl Topic {
             match watermarks {
                 Ok((_, end)) => return Ok(end),
                 Err(error) if Instant::now() > deadline => return Err(error.into()),
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                Err(_) => {
+                    // Or it goes on believing what it was told while the broker started.
+                    let _ = self.consumer.fetch_metadata(Some(&self.name), TIMEOUT);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
             }
         }
     }

@@ -123,6 +123,9 @@ impl Rig {
         let verdict = history.judge(promise);
         let name = thread::current().name().unwrap_or_default().to_owned();
         println!("{name}: {verdict}");
+        if let Some(first) = verdict.reordered.first() {
+            println!("{name}: {}", history.of_same_key(*first));
+        }
         verdict.check().with_context(|| self.logs())?;
         ensure!(verdict.committed > 0, "nothing was written");
         Ok(verdict)

@@ -45,7 +45,7 @@ impl PolledProducer {
         std::thread::Builder::new()
             .name("outbox-kafka".into())
             .spawn(move || {
-                let poll = POLL.min(patience / LOOKS);
+                let poll = (patience / LOOKS).clamp(Duration::from_millis(1), POLL);
                 while !stopped.load(Ordering::Relaxed) {
                     polled.poll(poll);
                     let reports = polled.context();
