@@ -184,7 +184,11 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         };
         match sent {
             Ok(delivery) => delivery,
-            Err(_) => Delivery::ready(vec![Err(panicked()); messages.len()]),
+            Err(_) => {
+                // What it had taken is not known, so nothing may pass it.
+                self.tracker.pause();
+                Delivery::ready(vec![Err(panicked()); messages.len()])
+            }
         }
     }
 

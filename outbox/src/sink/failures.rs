@@ -107,6 +107,7 @@ impl Failures {
     }
 
     /// The whole sink is concerned.
+    #[cfg(feature = "kafka")]
     pub(super) fn note_all(&self) {
         let mut state = self.lock();
         state.all = Some(state.latest);

@@ -158,7 +158,7 @@ pub(crate) struct Settings {
     pub(crate) exactly_once: Option<String>,
     /// The step at which it dies, of which batch, and how long after its beginning.
     pub(crate) crash: Option<(Step, usize, Duration)>,
-    brokers: String,
+    pub(crate) brokers: String,
     log: PathBuf,
 }
 

@@ -259,3 +259,38 @@ fn a_runner_that_is_told_to_stop_under_load_leaves_nothing_behind() -> Result<()
     println!("stops={STOPS}");
     Ok(())
 }
+
+/// The first signal lets what is in flight finish, which takes as long as the broker is away; the second
+/// ends it at once, and the next runner delivers.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_second_signal_ends_a_runner_at_once() -> Result<()> {
+    /// Longer than this test waits for anything.
+    const NEVER: Duration = Duration::from_secs(600);
+    let rig = Rig::new()?;
+    let mut settings = rig.runner();
+    settings.brokers = "127.0.0.1:1".to_owned();
+    settings.message_timeout = NEVER;
+    settings.lease = NEVER * 4;
+    settings.grace = NEVER;
+    let mut runner = settings.start()?;
+    let writers = rig.load().start(1);
+    wait_until("something waits", || Ok(rig.database.waiting()? > 100))?;
+    writers.stop()?;
+    wait_until("it serves its lanes", || {
+        Ok(runner.log()?.contains("lane taken"))
+    })?;
+    runner.signal(Signal::TERM)?;
+    wait_until("it is stopping", || Ok(runner.log()?.contains("stopping")))?;
+    runner.signal(Signal::TERM)?;
+    ensure!(!runner.wait()?.success(), "it was interrupted");
+    ensure!(runner.log()?.contains("Interrupted"), "{}", runner.log()?);
+
+    // Its leases have not ended, and an operator takes them away.
+    rig.database
+        .plain_sql("UPDATE outbox_lanes SET owner = NULL; DELETE FROM outbox_runners")?;
+    let mut heir = rig.runner().start()?;
+    rig.drain()?;
+    heir.terminate()?;
+    rig.judge(Promise::ExactlyOnce).map(drop)
+}
