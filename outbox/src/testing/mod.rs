@@ -23,15 +23,15 @@
 //! let runner = Runner::builder(store.clone(), sink.clone()).build()?;
 //! runner
 //!     .run_until(async {
-//!         while sink.delivered().len() < 2 {
-//!             // It is tried again with a back-off, by the clock of the store.
-//!             store.advance(Duration::from_secs(60));
+//!         let settled = || store.waiting().is_empty() && store.parked().is_empty();
+//!         while sink.delivered().len() < 2 || !settled() {
+//!             // It is tried again with a back-off, by the clock of the store. So are leases renewed.
+//!             store.advance(Duration::from_secs(1));
 //!             tokio::time::sleep(Duration::from_millis(10)).await;
 //!         }
 //!     })
 //!     .await?;
 //! assert_eq!(sink.delivered()[1].payload(), Some(&b"second"[..]));
-//! assert!(store.waiting().is_empty() && store.parked().is_empty());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```

@@ -284,7 +284,7 @@ fn a_second_signal_ends_a_runner_at_once() -> Result<()> {
     wait_until("it is stopping", || Ok(runner.log()?.contains("stopping")))?;
     runner.signal(Signal::TERM)?;
     ensure!(!runner.wait()?.success(), "it was interrupted");
-    ensure!(runner.log()?.contains("Interrupted"), "{}", runner.log()?);
+    ensure!(runner.log()?.contains("interrupted"), "{}", runner.log()?);
 
     // Its leases have not ended, and an operator takes them away.
     rig.database
