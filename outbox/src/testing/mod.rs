@@ -20,13 +20,16 @@
 //!     0 => Err(SinkError::rejected("not now")),
 //!     _ => Ok(()),
 //! });
-//! let runner = Runner::builder(store.clone(), sink.clone()).build()?;
+//! let runner = Runner::builder(store.clone(), sink.clone())
+//!     // Longer than all the time that passes here.
+//!     .lease(Duration::from_secs(1_000_000))
+//!     .build()?;
 //! runner
 //!     .run_until(async {
 //!         let settled = || store.waiting().is_empty() && store.parked().is_empty();
 //!         while sink.delivered().len() < 2 || !settled() {
-//!             // It is tried again with a back-off, by the clock of the store. So are leases renewed.
-//!             store.advance(Duration::from_secs(1));
+//!             // It is tried again with a back-off, by the clock of the store.
+//!             store.advance(Duration::from_secs(60));
 //!             tokio::time::sleep(Duration::from_millis(10)).await;
 //!         }
 //!     })
