@@ -11,7 +11,12 @@ use std::process::{Command, Stdio};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Compiler,
+    CMake,
+    PkgConfig,
     Libpq,
+    OpenSsl,
+    Sasl,
+    Curl,
     Postgres,
     PgBouncer,
     Java,
@@ -21,9 +26,14 @@ pub(crate) enum Need {
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Compiler,
+        Self::CMake,
+        Self::PkgConfig,
         Self::Libpq,
+        Self::OpenSsl,
+        Self::Sasl,
+        Self::Curl,
         Self::Postgres,
         Self::PgBouncer,
         Self::Java,
@@ -39,7 +49,12 @@ impl Need {
             Self::Compiler => ["cc", "c++", "make"]
                 .iter()
                 .all(|name| program::find(name).is_some()),
+            Self::CMake => program::find("cmake").is_some(),
+            Self::PkgConfig => program::find("pkg-config").is_some(),
             Self::Libpq => links("pq"),
+            Self::OpenSsl => links("ssl"),
+            Self::Sasl => links("sasl2"),
+            Self::Curl => links("curl"),
             Self::Postgres => postgres::Programs::find().is_ok(),
             Self::PgBouncer => pgbouncer::program().is_ok(),
             Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
@@ -52,7 +67,12 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Compiler => &["build-essential"],
+            Self::CMake => &["cmake"],
+            Self::PkgConfig => &["pkg-config"],
             Self::Libpq => &["libpq-dev"],
+            Self::OpenSsl => &["libssl-dev"],
+            Self::Sasl => &["libsasl2-dev"],
+            Self::Curl => &["libcurl4-openssl-dev"],
             Self::Postgres => &[postgres::PACKAGE],
             Self::PgBouncer => &[pgbouncer::PACKAGE],
             // Debian has one or the other, by its own version.
@@ -66,6 +86,11 @@ impl Need {
         match self {
             Self::Compiler => "cc, c++ and make: librdkafka is built from source",
             Self::Libpq => "libpq, for linking: tests and the `diesel` program connect by it",
+            Self::CMake => "CMake: it builds librdkafka with the feature `kafka-cmake`",
+            Self::PkgConfig => "pkg-config: it finds the libraries below",
+            Self::OpenSsl => "OpenSSL, for the feature `kafka-ssl`",
+            Self::Sasl => "Cyrus SASL, for the feature `kafka-gssapi`",
+            Self::Curl => "curl, for the feature `kafka-oidc`",
             Self::Postgres => "PostgreSQL's server: the tests start one of their own",
             Self::PgBouncer => "PgBouncer: the tests start one of their own",
             Self::Java => "Java 17 or newer: Kafka runs on it",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::event::Emitter;
+use super::health::Board;
 use super::refusal::OnRejection;
 use super::{Runner, Settings};
 use crate::sink::Sink;
@@ -148,6 +149,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             },
             settings,
             events: Emitter::new(),
+            health: Board::new(),
             bell: Arc::default(),
         })
     }

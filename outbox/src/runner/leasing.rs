@@ -91,12 +91,17 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         self.set_leased_until(until);
         self.serve(without(&granted.leases, &held)).await?;
         self.leave_excess(&granted);
-        self.release_drained().await
+        let released = self.release_drained().await;
+        let served = self.tracker.leases();
+        runner
+            .health
+            .lanes(served.iter().map(|lease| lease.lane).collect());
+        released
     }
 
-    fn lose(&self, lost: &[Lease]) {
-        self.tracker.lose(lost);
-        for &lease in lost {
+    /// Serves these lanes no more. What was in flight of them changes nothing.
+    pub(super) fn lose(&self, lost: &[Lease]) {
+        for lease in self.tracker.lose(lost) {
             let Lease { lane, epoch } = lease;
             self.let_go(lane);
             tracing::warn!(lane, epoch, "lane lost");

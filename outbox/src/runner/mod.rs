@@ -8,6 +8,7 @@
 mod backoff;
 mod builder;
 mod event;
+mod health;
 mod leasing;
 mod quota;
 mod reading;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
 use self::event::Emitter;
+use self::health::Board;
 use self::session::Session;
 use self::waking::Bell;
 use crate::sink::{Sink, SinkError};
@@ -37,6 +39,7 @@ use crate::store::{RunnerId, Store, StoreError, StoreErrorKind};
 
 pub use self::builder::{BuildError, Completion, RunnerBuilder};
 pub use self::event::{Events, MessageInfo, RunnerEvent};
+pub use self::health::{Condition, Health, HealthWatch};
 pub use self::refusal::OnRejection;
 pub use self::thread::RunnerThread;
 pub use self::waking::Waker;
@@ -74,6 +77,7 @@ pub struct Runner<S, K> {
     id: RunnerId,
     settings: Settings,
     events: Emitter,
+    health: Board,
     bell: Arc<Bell>,
 }
 
@@ -173,8 +177,28 @@ impl<S: Store, K: Sink> Runner<S, K> {
         self.events.subscribe()
     }
 
+    /// How the runner fares from now on: for the probes of an orchestrator, and for people.
+    ///
+    /// ```no_run
+    /// # use outbox::runner::{RunError, Runner};
+    /// # use outbox::{sink::Sink, store::Store};
+    /// # async fn run<S: Store, K: Sink>(runner: Runner<S, K>) -> Result<(), RunError> {
+    /// let health = runner.health();
+    /// tokio::spawn(async move { runner.run_until_signal().await });
+    /// // In a handler of HTTP:
+    /// let health = health.get();
+    /// let (live, ready) = (health.is_live(), health.is_ready());
+    /// let why_not = health.problems().join("\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> HealthWatch {
+        self.health.watch()
+    }
+
     #[tracing::instrument(name = "outbox", skip_all, fields(runner = %self.id.name))]
     async fn run(&self, stop: &CancellationToken) -> Result<Report, RunError> {
+        let _running = self.health.running();
         if self.ready(stop).await?.is_none() {
             return Ok(Report::default());
         }

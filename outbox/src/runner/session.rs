@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
@@ -15,6 +15,9 @@ use super::tracker::Tracker;
 use super::{RunError, Runner};
 use crate::sink::{Delivery, Outcome, Sink, SinkError};
 use crate::store::{Lease, Store, StoreError, StoredMessage};
+
+/// How often the sink is asked how it fares.
+const LOOK_AFTER_SINK: Duration = Duration::from_secs(10);
 
 /// What the three loops share.
 pub(super) struct Session<'r, S, K> {
@@ -89,7 +92,9 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         // for, so that it can't take lanes anew that have been handed back.
         let leasing = self.stopping_on_error(self.keep_lanes(&work_is_done));
         let all = async {
-            let ((read, settled), leased, ()) = tokio::join!(work, leasing, self.listen());
+            let looking = self.look_after_sink(&work_is_done);
+            let ((read, settled), leased, (), ()) =
+                tokio::join!(work, leasing, looking, self.listen());
             read.and(settled).and(leased)
         };
         let result = tokio::select! {
@@ -121,8 +126,30 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         result
     }
 
+    /// Asks the sink how it fares, for those who want to know before a message does.
+    async fn look_after_sink(&self, work_is_done: &CancellationToken) {
+        let look = async {
+            loop {
+                let check = AssertUnwindSafe(self.runner.sink.check()).catch_unwind();
+                let answer = check.await.unwrap_or_else(|_| Err(panicked()));
+                let is_news = self.runner.health.check(answer.as_ref().copied());
+                match answer {
+                    Ok(()) if is_news => tracing::debug!("the sink is well"),
+                    Err(error) if is_news => tracing::warn!("the sink is not well: {error}"),
+                    _ => {}
+                }
+                tokio::time::sleep(LOOK_AFTER_SINK).await;
+            }
+        };
+        tokio::select! {
+            () = work_is_done.cancelled() => {}
+            () = look => {}
+        }
+    }
+
     async fn grace_is_over(&self) {
         self.stop.cancelled().await;
+        self.runner.health.stopping();
         tokio::time::sleep(self.runner.settings.grace).await;
     }
 
@@ -236,9 +263,11 @@ impl<S: Store, K: Sink> Runner<S, K> {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let limit = self.settings.lease / 2;
-        tokio::time::timeout(limit, call)
+        let answer = tokio::time::timeout(limit, call)
             .await
-            .unwrap_or_else(|_| Err(StoreError::unavailable(format!("no answer in {limit:?}"))))
+            .unwrap_or_else(|_| Err(StoreError::unavailable(format!("no answer in {limit:?}"))));
+        self.health.store(&answer);
+        answer
     }
 }
 

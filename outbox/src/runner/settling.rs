@@ -111,6 +111,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lane = stored.position.lane;
         match error.kind() {
             SinkErrorKind::TopicUnavailable => {
+                self.runner.health.topic(topic, Some(error.to_string()));
                 if self.suspensions().suspend(topic, Instant::now()) {
                     tracing::warn!(topic, "a topic is unavailable: {error}");
                     self.runner.events.emit(|| RunnerEvent::Unavailable {
@@ -133,6 +134,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             SinkErrorKind::Unavailable | SinkErrorKind::Rejected => {
                 self.tracker.pause();
                 self.tracker.doubt(lane);
+                self.runner.health.delivery(Err(&error));
                 if sickness.unavailable.is_none() {
                     self.runner.events.emit(|| RunnerEvent::Unavailable {
                         topic: None,
@@ -149,6 +151,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return;
         }
         sickness.progress = true;
+        if sickness.unavailable.is_none() {
+            self.runner.health.delivery(Ok(()));
+        }
         if sickness.unavailable.is_none() && sickness.backoff.has_waited() {
             tracing::info!("the sink is available again");
             self.runner.events.emit(|| RunnerEvent::Available);
@@ -160,7 +165,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             let mut delivered = delivered.iter().peekable();
             for stored in &batch.messages {
                 if delivered.next_if_eq(&&stored.position).is_some() {
-                    suspensions.recover(stored.message.topic());
+                    let topic = stored.message.topic();
+                    suspensions.recover(topic);
+                    self.runner.health.topic(topic, None);
                 }
             }
         }
@@ -387,10 +394,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .filter(|lease| !held.contains(lease))
             .copied()
             .collect();
-        if !lost.is_empty() {
-            self.tracker.lose(&lost);
-            tracing::warn!(?lost, "lanes were lost; nothing was changed there");
-        }
+        self.lose(&lost);
     }
 }
 

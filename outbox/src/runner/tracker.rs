@@ -156,14 +156,17 @@ impl Tracker {
         state.lanes.get(&lane).is_some_and(served)
     }
 
-    /// Stops serving a lane that was lost.
-    pub(super) fn lose(&self, lost: &[Lease]) {
+    /// Stops serving lanes that were lost. Returns those of which it was not known yet.
+    pub(super) fn lose(&self, lost: &[Lease]) -> Vec<Lease> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        let mut news = Vec::new();
         for lease in lost {
             if let Some(lane) = state.lanes.get_mut(&lease.lane)
                 && lane.lease == *lease
+                && lane.is_own()
             {
+                news.push(*lease);
                 lane.state = LaneState::Lost;
                 state.held.retain(|_, held| held.lane != lease.lane);
                 state.forget_if_idle(lease.lane);
@@ -171,6 +174,7 @@ impl Tracker {
         }
         drop(guard);
         self.changed.notify_waiters();
+        news
     }
 
     /// Reads no more of these many lanes, those with the least in flight.

@@ -18,7 +18,10 @@ use crate::store::StoredMessage;
 
 pub use self::failures::{Failures, OpenBatch};
 #[cfg(feature = "kafka")]
-pub use self::kafka::{KafkaConfigError, KafkaSink, KafkaSinkBuilder};
+pub use self::kafka::{
+    KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSasl, KafkaSink, KafkaSinkBuilder,
+    KafkaTls, KafkaToken,
+};
 pub use self::sink_fn::{SinkFn, sink_fn};
 
 /// Where messages go.
@@ -111,6 +114,17 @@ pub trait Sink: Send + Sync + 'static {
     /// The longest time from the end of [`send`](Self::send) until the outcome of every message is
     /// known. A lease must last longer.
     fn delivery_timeout(&self) -> Duration;
+
+    /// Whether it could deliver now, as far as it can tell without sending anything. The runner asks at the
+    /// start and every now and then, also while it delivers, and tells what it heard by its
+    /// [health](crate::runner::Runner::health). By default it is taken to be well.
+    ///
+    /// # Errors
+    ///
+    /// Why not, with the remedy. It stops nothing: messages are sent nevertheless.
+    fn check(&self) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// How this sink delivers exactly once, if it does: then the runner uses this in place of
     /// [`send`](Self::send). By default it does not.

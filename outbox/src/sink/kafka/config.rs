@@ -1,28 +1,69 @@
-//! How the producer is configured.
+//! How the sink is configured.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 
+use super::at_least_once::AtLeastOnce;
+use super::connection::Connection;
 use super::exactly_once::ExactlyOnce;
-use super::producer::PolledProducer;
+use super::properties::{self, Effect};
+use super::security::{KafkaSasl, KafkaTls, TokenSource};
+use super::topics::{NewTopics, Topics};
 use super::{Guarantee, KafkaSink};
 
 /// Configures a [`KafkaSink`].
+///
+/// What has a method is set by it, and what has none by [`set`](Self::set), which takes any property of
+/// librdkafka. Of two settings of the same thing the later one holds.
 #[derive(Clone)]
 pub struct KafkaSinkBuilder {
     client: ClientConfig,
     message_timeout: Duration,
-    order_at_risk: Vec<String>,
+    tokens: Option<TokenSource>,
+    in_flight_per_key: Option<usize>,
+    new_topics: Option<NewTopics>,
     exactly_once: Option<String>,
+}
+
+/// How many brokers must have a message before it counts as delivered. See [`KafkaSinkBuilder::acks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KafkaAcks {
+    /// All replicas that are in sync, of which the topic's `min.insync.replicas` must be there.
+    All,
+    /// The leader of the partition alone. What only it has is lost if it fails.
+    Leader,
+    /// None: what was sent counts as delivered.
+    None,
+}
+
+/// How batches of messages are compressed. See [`KafkaSinkBuilder::compression`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KafkaCompression {
+    /// Not at all.
+    None,
+    /// Gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4, which costs least.
+    Lz4,
+    /// Zstandard, which saves most. Needs the feature `kafka-zstd`.
+    Zstd,
 }
 
 impl KafkaSinkBuilder {
     pub(super) fn new(brokers: String) -> Self {
         let mut client = ClientConfig::new();
         client
+            // What to log is decided by who listens to `tracing`.
+            .set_log_level(RDKafkaLogLevel::Info)
             .set("bootstrap.servers", brokers)
             .set("client.id", "outbox")
             .set("enable.idempotence", "true")
@@ -38,7 +79,9 @@ impl KafkaSinkBuilder {
         Self {
             client,
             message_timeout: Duration::from_secs(5),
-            order_at_risk: Vec::new(),
+            tokens: None,
+            in_flight_per_key: None,
+            new_topics: None,
             exactly_once: None,
         }
     }
@@ -62,9 +105,45 @@ impl KafkaSinkBuilder {
 
     /// The name that the brokers see in their logs and quotas. By default `outbox`.
     #[must_use]
-    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
-        self.client.set("client.id", client_id);
-        self
+    pub fn client_id(self, client_id: impl Into<String>) -> Self {
+        self.set("client.id", client_id)
+    }
+
+    /// How many brokers must have a message before it counts as delivered. By default all that are in sync,
+    /// and the producer is idempotent.
+    ///
+    /// With less, which turns idempotence off, brokers may lose, repeat and reorder messages, and a warning
+    /// is logged. It excludes [`exactly_once`](Self::exactly_once).
+    #[must_use]
+    pub fn acks(self, acks: KafkaAcks) -> Self {
+        let value = match acks {
+            KafkaAcks::All => "all",
+            KafkaAcks::Leader => "1",
+            KafkaAcks::None => "0",
+        };
+        self.set("acks", value)
+    }
+
+    /// How batches of messages are compressed. By default not at all.
+    #[must_use]
+    pub fn compression(self, compression: KafkaCompression) -> Self {
+        let value = match compression {
+            KafkaCompression::None => "none",
+            KafkaCompression::Gzip => "gzip",
+            KafkaCompression::Snappy => "snappy",
+            KafkaCompression::Lz4 => "lz4",
+            KafkaCompression::Zstd => "zstd",
+        };
+        self.set("compression.type", value)
+    }
+
+    /// How long a message may wait for others, to be sent together with them. By default 1 ms. It is added
+    /// to the latency of a single message, and makes larger batches where they come one by one.
+    #[must_use]
+    pub fn linger(self, linger: Duration) -> Self {
+        // librdkafka takes fractions.
+        let millis = linger.as_secs_f64() * 1_000.0;
+        self.set("linger.ms", millis.to_string())
     }
 
     /// How long librdkafka tries to deliver a message before it gives it back to the runner, which
@@ -76,35 +155,80 @@ impl KafkaSinkBuilder {
         self
     }
 
-    /// Sets a property of librdkafka by its name, in place of the outbox's default for it.
+    /// At most so many messages of an ordering key are on their way at a time. By default there is no limit.
     ///
-    /// `message.timeout.ms` is set by [`message_timeout`](Self::message_timeout). Weaker settings of
-    /// `acks` and `enable.idempotence` are possible, and a warning is logged: messages may then be
-    /// lost or reordered by the brokers.
+    /// With 1, a message that the broker refuses is never passed by a later one of its key. Without it,
+    /// those that were on their way already can pass it; they follow once more behind it. It costs a round
+    /// trip for each message of a key; other keys are not concerned. With
+    /// [`exactly_once`](Self::exactly_once) nothing is ever passed, and this has no effect.
+    #[must_use]
+    pub fn in_flight_per_key(mut self, messages: usize) -> Self {
+        self.in_flight_per_key = Some(messages);
+        self
+    }
+
+    /// Makes topics that do not exist, with so many partitions and copies. By default their messages
+    /// wait until somebody does.
+    ///
+    /// `replication`: `None` leaves it to the brokers' `default.replication.factor`. The sink needs the
+    /// right to CREATE topics.
+    #[must_use]
+    pub fn create_topics(mut self, partitions: u32, replication: Option<u32>) -> Self {
+        self.new_topics = Some(NewTopics {
+            partitions,
+            replication,
+        });
+        self
+    }
+
+    /// Connects by TLS. By default nothing is encrypted.
+    #[must_use]
+    pub fn tls(mut self, tls: KafkaTls) -> Self {
+        for (name, value) in tls.into_properties() {
+            self = self.set(name, value);
+        }
+        let protocol = match self.client.get("sasl.mechanism") {
+            None => "SSL",
+            Some(_) => "SASL_SSL",
+        };
+        self.set("security.protocol", protocol)
+    }
+
+    /// Authenticates by SASL, on connections with TLS, for which [`tls`](Self::tls) need only be called to
+    /// change something.
+    #[must_use]
+    pub fn sasl(self, sasl: KafkaSasl) -> Self {
+        self.authenticate(sasl).set("security.protocol", "SASL_SSL")
+    }
+
+    /// Authenticates by SASL, on connections that are not encrypted: whoever is in between can read
+    /// and change all that is sent, and a password by [`KafkaSasl::plain`].
+    #[must_use]
+    pub fn sasl_without_tls(self, sasl: KafkaSasl) -> Self {
+        self.authenticate(sasl)
+            .set("security.protocol", "SASL_PLAINTEXT")
+    }
+
+    fn authenticate(mut self, sasl: KafkaSasl) -> Self {
+        let (properties, tokens) = sasl.into_parts();
+        self.tokens = tokens;
+        for (name, value) in properties {
+            self = self.set(name, value);
+        }
+        self
+    }
+
+    /// Sets a [property of librdkafka](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md)
+    /// by its name, in place of the outbox's default for it.
+    ///
+    /// Some are [refused](Self::build), because a promise would not hold: `transactional.id`,
+    /// `message.timeout.ms` (see [`message_timeout`](Self::message_timeout)) and
+    /// `delivery.report.only.error`. Weaker values of `acks` and `enable.idempotence` are possible, and a
+    /// warning is logged.
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        let (name, value) = (name.into(), value.into());
-        // One property under two names would have two values, and which one holds is chance.
-        let name = match name.as_str() {
-            "request.required.acks" => "acks".to_owned(),
-            "metadata.broker.list" => "bootstrap.servers".to_owned(),
-            "queue.buffering.max.ms" => "linger.ms".to_owned(),
-            "delivery.timeout.ms" => "message.timeout.ms".to_owned(),
-            _ => name,
-        };
-        let weaker = match name.as_str() {
-            "acks" => !matches!(value.as_str(), "all" | "-1"),
-            "enable.idempotence" => value != "true",
-            _ => false,
-        };
-        if weaker {
-            self.order_at_risk.push(format!("{name}={value}"));
-            // librdkafka refuses idempotence with anything but acks=all.
-            if name != "enable.idempotence" {
-                self.client.set("enable.idempotence", "false");
-            }
-        }
-        self.client.set(name, value);
+        let name = name.into();
+        self.client.set(properties::canonical(&name), value);
         self
     }
 
@@ -112,47 +236,84 @@ impl KafkaSinkBuilder {
     ///
     /// # Errors
     ///
-    /// A [`KafkaConfigError`] with librdkafka's words if it refuses a property or a value.
+    /// A [`KafkaConfigError`] that names the property, if it is not known or its value not possible.
     pub fn build(mut self) -> Result<KafkaSink, KafkaConfigError> {
-        if self.client.get("transactional.id").is_some() {
-            return Err(KafkaConfigError(
-                "`transactional.id` is set by name; call `exactly_once` instead, because each lane \
-                 needs one of its own"
-                    .into(),
-            ));
-        }
-        if self.client.get("message.timeout.ms").is_some() {
-            return Err(KafkaConfigError(
-                "`message.timeout.ms` (or `delivery.timeout.ms`) is set by name; call \
-                 `message_timeout` instead, because the runner's lease depends on it"
-                    .into(),
-            ));
-        }
-        let millis = self.message_timeout.as_millis();
-        if millis == 0 {
-            return Err(KafkaConfigError(
-                "a message time-out of 0 would wait for ever; give at least 1 ms".into(),
-            ));
-        }
-        self.client.set("message.timeout.ms", millis.to_string());
+        let weaker = self.check()?;
+        let millis = self.message_timeout.as_millis().to_string();
+        self.client.set("message.timeout.ms", millis);
+        let connection = Connection::new(self.tokens.clone());
+        let others = properties::of_connection(&self.client);
+        let topics = Topics::new(others, connection, self.patience(), self.new_topics);
         let guarantee = match &self.exactly_once {
-            Some(name) => Guarantee::ExactlyOnce(self.transactions(name)?),
+            Some(name) => Guarantee::ExactlyOnce(self.transactions(name, &weaker, &topics)?),
             None => {
-                for setting in &self.order_at_risk {
-                    tracing::warn!("{setting}: brokers may lose or reorder messages");
+                for setting in weaker {
+                    tracing::warn!("{setting}: brokers may lose, repeat or reorder messages");
                 }
-                let producer = PolledProducer::new(&self.client, self.message_timeout * 3 / 4);
-                Guarantee::AtLeastOnce(producer.map_err(KafkaConfigError)?)
+                Guarantee::AtLeastOnce(AtLeastOnce::new(
+                    self.client,
+                    topics.clone(),
+                    // Well below the time-out, with which messages are given back one by one.
+                    self.message_timeout * 3 / 4,
+                    self.in_flight_per_key,
+                )?)
             }
         };
         Ok(KafkaSink {
             guarantee,
             message_timeout: self.message_timeout,
+            topics,
         })
     }
 
-    fn transactions(&self, name: &str) -> Result<ExactlyOnce, KafkaConfigError> {
-        if let Some(setting) = self.order_at_risk.first() {
+    /// The longest that one request to the cluster may take.
+    fn patience(&self) -> Duration {
+        self.message_timeout * 2
+    }
+
+    /// Finds what can't be, and the settings that weaken the promises.
+    fn check(&mut self) -> Result<Vec<String>, KafkaConfigError> {
+        if self.message_timeout.as_millis() == 0 {
+            return Err(KafkaConfigError::new(
+                "a message time-out of 0 would wait for ever; give at least 1 ms",
+            ));
+        }
+        if self.in_flight_per_key == Some(0) {
+            return Err(KafkaConfigError::new(
+                "with 0 messages of a key in flight none would be sent; give at least 1",
+            ));
+        }
+        if let Some(topics) = &self.new_topics {
+            topics.check().map_err(KafkaConfigError::new)?;
+        }
+        let mut weaker = Vec::new();
+        // Sorted, so that the same one is named each time.
+        let settings: BTreeMap<_, _> = self.client.config_map().into_iter().collect();
+        for (name, value) in settings {
+            match properties::effect(name, value) {
+                Effect::Harmless => {}
+                Effect::Weaker => weaker.push(format!("{name}={value}")),
+                Effect::Refused(instead) => {
+                    return Err(KafkaConfigError(format!(
+                        "`{name}` is set by name; {instead}"
+                    )));
+                }
+            }
+        }
+        if !weaker.is_empty() {
+            // librdkafka refuses idempotence with anything but acks=all.
+            self.client.set("enable.idempotence", "false");
+        }
+        Ok(weaker)
+    }
+
+    fn transactions(
+        &self,
+        name: &str,
+        weaker: &[String],
+        topics: &Topics,
+    ) -> Result<ExactlyOnce, KafkaConfigError> {
+        if let Some(setting) = weaker.first() {
             return Err(KafkaConfigError(format!(
                 "{setting} excludes exactly-once delivery"
             )));
@@ -164,12 +325,9 @@ impl KafkaSinkBuilder {
             )));
         }
         // Refuses what no producer takes, before any lane has one.
-        let _: BaseProducer = self
-            .client
-            .create()
-            .map_err(|error| KafkaConfigError(error.to_string()))?;
-        let patience = self.message_timeout * 2;
-        Ok(ExactlyOnce::new(name, self.client.clone(), patience))
+        let _: BaseProducer = self.client.create().map_err(KafkaConfigError::from)?;
+        let (client, patience) = (self.client.clone(), self.patience());
+        Ok(ExactlyOnce::new(name, client, topics.clone(), patience))
     }
 }
 
@@ -185,48 +343,158 @@ impl fmt::Debug for KafkaSinkBuilder {
     }
 }
 
-/// Why librdkafka refuses a configuration. It names the property.
+/// Why a sink can't be configured so. It names the property.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the Kafka sink can't be configured: {0}")]
 pub struct KafkaConfigError(String);
 
+impl KafkaConfigError {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl From<KafkaError> for KafkaConfigError {
+    /// Names the remedy where there is one. The value, which may be a secret, is left out.
+    fn from(error: KafkaError) -> Self {
+        /// How librdkafka says what it was built without, and the feature that builds it in.
+        const MISSING: [(&str, &str); 4] = [
+            ("OpenSSL", "kafka-ssl"),
+            ("libzstd", "kafka-zstd"),
+            ("libcurl", "kafka-oidc"),
+            ("libsasl2", "kafka-gssapi"),
+        ];
+        let (mut reason, name) = match error {
+            KafkaError::ClientConfig(_, reason, name, _) => (reason, Some(name)),
+            KafkaError::ClientCreation(reason) => (reason, None),
+            error => (error.to_string(), None),
+        };
+        if let Some((_, feature)) = MISSING.iter().find(|(lib, _)| reason.contains(lib)) {
+            reason.push_str(&format!("; build with the feature `{feature}` of outbox"));
+        } else if reason.starts_with("No such configuration property")
+            && let Some(nearest) = name.as_deref().and_then(properties::nearest)
+        {
+            reason.push_str(&format!("; did you mean `{nearest}`?"));
+        }
+        Self(reason)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn builder() -> KafkaSinkBuilder {
+        KafkaSinkBuilder::new("localhost:1".into())
+    }
 
     fn refusal(builder: KafkaSinkBuilder) -> String {
         builder.build().unwrap_err().to_string()
     }
 
     #[test]
-    fn unknown_properties_are_refused_by_name() {
-        let text = refusal(KafkaSinkBuilder::new("localhost:1".into()).set("lingr.ms", "5"));
-        assert!(text.contains("lingr.ms"), "{text}");
+    fn unknown_properties_are_refused_with_the_nearest_name() {
+        let text = refusal(builder().set("lingr.ms", "5"));
+        assert!(
+            text.contains("lingr.ms") && text.contains("did you mean `linger.ms`?"),
+            "{text}"
+        );
+        let text = refusal(builder().set("colour", "red"));
+        assert!(!text.contains("did you mean"), "{text}");
     }
 
     #[test]
-    fn the_message_timeout_has_one_place() {
-        let builder = KafkaSinkBuilder::new("localhost:1".into());
-        let text = refusal(builder.clone().set("message.timeout.ms", "5"));
-        assert!(text.contains("message_timeout"), "{text}");
-        let text = refusal(builder.message_timeout(Duration::ZERO));
+    fn what_would_break_a_promise_is_refused_with_what_to_do_instead() {
+        for (name, instead) in [
+            ("message.timeout.ms", "message_timeout"),
+            ("delivery.timeout.ms", "message_timeout"),
+            ("transactional.id", "exactly_once"),
+            ("delivery.report.only.error", "leave it out"),
+        ] {
+            let text = refusal(builder().set(name, "1"));
+            assert!(text.contains(instead), "{text}");
+        }
+        let text = refusal(builder().message_timeout(Duration::ZERO));
         assert!(text.contains("at least 1 ms"), "{text}");
+        let text = refusal(builder().in_flight_per_key(0));
+        assert!(text.contains("at least 1"), "{text}");
+        let text = refusal(builder().create_topics(0, None));
+        assert!(text.contains("at least 1"), "{text}");
     }
 
     #[test]
-    fn acks_can_be_lowered() {
-        let builder = KafkaSinkBuilder::new("localhost:1".into()).set("acks", "1");
-        assert_eq!(builder.order_at_risk, ["acks=1"]);
+    fn acks_can_be_lowered_and_exclude_exactly_once() {
+        for builder in [
+            builder().acks(KafkaAcks::Leader),
+            builder().acks(KafkaAcks::None),
+            builder().set("request.required.acks", "1"),
+            builder().set("enable.idempotence", "false"),
+        ] {
+            let mut checked = builder.clone();
+            assert_eq!(checked.check().unwrap().len(), 1);
+            assert!(builder.clone().build().is_ok());
+            let text = refusal(builder.exactly_once("shop"));
+            assert!(text.contains("excludes exactly-once"), "{text}");
+        }
+        let again = builder().acks(KafkaAcks::Leader).acks(KafkaAcks::All);
+        assert_eq!(again.clone().check(), Ok(vec![]));
+    }
+
+    #[test]
+    fn typed_settings_are_librdkafkas() {
+        let builder = builder()
+            .client_id("shop")
+            .compression(KafkaCompression::Lz4)
+            .linger(Duration::from_micros(500))
+            .sasl_without_tls(KafkaSasl::plain("u", "p"));
+        for (name, value) in [
+            ("client.id", "shop"),
+            ("compression.type", "lz4"),
+            ("linger.ms", "0.5"),
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", "u"),
+        ] {
+            assert_eq!(builder.client.get(name), Some(value), "{name}");
+        }
         assert!(builder.build().is_ok());
+    }
+
+    /// TLS must not be lost by the order of the calls.
+    #[test]
+    fn sasl_means_tls_unless_it_is_said() {
+        let (tls, sasl) = (KafkaTls::new(), KafkaSasl::plain("u", "p"));
+        for (builder, protocol) in [
+            (builder().tls(tls.clone()), "SSL"),
+            (builder().sasl(sasl.clone()), "SASL_SSL"),
+            (builder().tls(tls.clone()).sasl(sasl.clone()), "SASL_SSL"),
+            (builder().sasl(sasl).tls(tls), "SASL_SSL"),
+        ] {
+            assert_eq!(builder.client.get("security.protocol"), Some(protocol));
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_in_is_told_with_its_feature() {
+        let error = |reason: &str| {
+            KafkaConfigError::from(KafkaError::ClientCreation(reason.to_owned())).to_string()
+        };
+        let text = error("security.protocol: OpenSSL not available at build time");
+        assert!(text.contains("`kafka-ssl`"), "{text}");
+        let text = error("sasl.mechanism: cyrus-sasl/libsasl2 not available at build time");
+        assert!(text.contains("`kafka-gssapi`"), "{text}");
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let builder = KafkaSinkBuilder::new("localhost:1".into()).set("sasl.password", "canary");
+        let builder = builder().set("sasl.password", "canary");
         let text = format!("{builder:?}");
         assert!(
             text.contains("sasl.password") && !text.contains("canary"),
             "{text}"
         );
+        // Not even where librdkafka refuses them.
+        let text = refusal(builder.set("sasl.passwort", "canary"));
+        assert!(!text.contains("canary"), "{text}");
     }
 }

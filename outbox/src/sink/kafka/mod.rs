@@ -3,28 +3,32 @@
 //! Messages go into librdkafka's queue in the order of the batch, by one enqueuer, and the outcome of
 //! each comes from its delivery report.
 
+mod at_least_once;
 mod config;
+mod connection;
 mod exactly_once;
 mod outcome;
 mod pending;
 mod producer;
+mod properties;
+mod security;
+mod topics;
+mod turns;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
+use self::at_least_once::AtLeastOnce;
 use self::exactly_once::ExactlyOnce;
-use self::pending::Token;
-use self::producer::PolledProducer;
+use self::topics::Topics;
 use super::{Delivery, Sink, SinkError, Transactions};
 use crate::store::StoredMessage;
 
-pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
+pub use self::config::{KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSinkBuilder};
+pub use self::security::{KafkaSasl, KafkaTls, KafkaToken};
 
 /// Sends messages to Kafka.
 ///
@@ -34,23 +38,28 @@ pub use self::config::{KafkaConfigError, KafkaSinkBuilder};
 /// type, `outbox-type`.
 ///
 /// When messages are not delivered in time, all that is still queued is taken back, so that nothing
-/// passes them; the runner sends it all again in order.
+/// passes them; the runner sends it all again in order. What was on its way to a broker by then may still
+/// arrive there, and later than what followed: a repetition, with the `outbox-id` of the message that it
+/// repeats.
 ///
 /// ```no_run
-/// use outbox::sink::KafkaSink;
+/// use outbox::sink::{KafkaCompression, KafkaSink};
 ///
 /// let sink = KafkaSink::builder("localhost:9092")
-///     .set("compression.type", "lz4")
+///     .client_id("shop")
+///     .compression(KafkaCompression::Lz4)
+///     .set("socket.keepalive.enable", "true")
 ///     .build()?;
 /// # Ok::<(), outbox::sink::KafkaConfigError>(())
 /// ```
 pub struct KafkaSink {
     guarantee: Guarantee,
     message_timeout: Duration,
+    topics: Topics,
 }
 
 enum Guarantee {
-    AtLeastOnce(PolledProducer),
+    AtLeastOnce(AtLeastOnce),
     ExactlyOnce(ExactlyOnce),
 }
 
@@ -58,44 +67,6 @@ impl KafkaSink {
     /// A sink for the cluster that these brokers, `host:port` separated by commas, belong to.
     pub fn builder(brokers: impl Into<String>) -> KafkaSinkBuilder {
         KafkaSinkBuilder::new(brokers.into())
-    }
-}
-
-/// Puts one message into librdkafka's queue, waiting for room if there is none.
-// librdkafka gives back the record with the error.
-#[allow(clippy::result_large_err)]
-async fn enqueue(
-    producer: &PolledProducer,
-    stored: &StoredMessage,
-    token: Token,
-    deadline: Instant,
-) -> Result<(), SinkError> {
-    let topic = stored.message.topic();
-    let id = stored.message.id().hyphenated().to_string();
-    let mut record = record(stored, &id, token.to_opaque());
-    let mut waited = false;
-    loop {
-        if Instant::now() >= deadline {
-            return Err(SinkError::unavailable("the lease comes to its end"));
-        }
-        let failures = producer.failures();
-        let sent = failures.unless_concerned(&stored.message, || producer.send(record));
-        match sent.ok_or_else(SinkError::skipped)? {
-            Ok(()) => {
-                if waited {
-                    producer.pending().queued(token);
-                }
-                return Ok(());
-            }
-            // Delivery reports make room. Going on with the next message instead would
-            // reorder.
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
-                record = returned;
-                waited = true;
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            Err((error, _)) => return Err(outcome::failure(&error, topic)),
-        }
     }
 }
 
@@ -123,26 +94,15 @@ impl fmt::Debug for KafkaSink {
 
 impl Sink for KafkaSink {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
-        let producer = match &self.guarantee {
-            Guarantee::AtLeastOnce(producer) => producer,
+        let guarantee = match &self.guarantee {
+            Guarantee::AtLeastOnce(guarantee) => guarantee,
             Guarantee::ExactlyOnce(_) => {
                 let error = "this sink delivers exactly once, which needs its `transactions`";
                 return Delivery::ready(vec![Err(SinkError::fatal(error)); batch.len()]);
             }
         };
-        let open = producer.failures().open_batch();
-        let (tokens, outcomes) = producer.pending().open(batch.len());
-        for (stored, token) in batch.iter().zip(tokens) {
-            if let Err(error) = enqueue(producer, stored, token, deadline).await {
-                let message = &stored.message;
-                producer.failures().hold_key_of(message);
-                producer.report(token, Err(error), message.topic());
-            }
-        }
-        Delivery::new(outcomes.map(move |outcomes| {
-            drop(open);
-            outcomes.unwrap_or_default()
-        }))
+        self.topics.prepare(batch).await;
+        guarantee.send(batch, deadline).await
     }
 
     fn delivery_timeout(&self) -> Duration {
@@ -151,24 +111,20 @@ impl Sink for KafkaSink {
         self.message_timeout * 2
     }
 
+    /// Asks the brokers for the topics that messages were sent to. It warns when the number of their
+    /// partitions has changed.
+    async fn check(&self) -> Result<(), SinkError> {
+        let topics = self.topics.clone();
+        tokio::task::spawn_blocking(move || topics.look())
+            .await
+            .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))
+    }
+
     fn transactions(&self) -> Option<&dyn Transactions> {
         match &self.guarantee {
             Guarantee::AtLeastOnce(_) => None,
             Guarantee::ExactlyOnce(transactions) => Some(transactions),
         }
-    }
-}
-
-/// librdkafka's own words.
-fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg
-        | RDKafkaLogLevel::Alert
-        | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error
-        | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{text}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(facility, "{text}"),
-        RDKafkaLogLevel::Debug => tracing::debug!(facility, "{text}"),
     }
 }
 

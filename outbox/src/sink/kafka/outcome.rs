@@ -4,8 +4,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::super::SinkError;
 
-/// Sorts a failed delivery by its cause, and names the topic and the remedy.
-pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
+const SLOW: &str = "its broker is away or too slow";
+
+/// Sorts a failed delivery by its cause, and names the topic and the remedy. `trouble` is what is known to
+/// be wrong with the connections: a message only times out.
+pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) -> SinkError {
     use RDKafkaErrorCode as Code;
 
     let Some(code) = error.rdkafka_error_code() else {
@@ -39,16 +42,12 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
             "not allowed to write to the cluster ({code}); grant it, and the messages follow"
         )),
         Code::MessageTimedOut => SinkError::unavailable(format!(
-            "no delivery report in time for topic {topic:?}: its broker is away or too slow"
+            "no delivery report in time for topic {topic:?}: {}",
+            trouble.unwrap_or(SLOW)
         )),
         Code::PurgeQueue => SinkError::unavailable(format!(
-            "messages for topic {topic:?} could not be sent in time: its broker is away or too slow"
-        )),
-        Code::Fatal
-        | Code::OutOfOrderSequenceNumber
-        | Code::Fenced
-        | Code::InvalidProducerEpoch => SinkError::fatal(format!(
-            "the producer can't go on ({code}); start the runner again"
+            "messages for topic {topic:?} could not be sent in time: {}",
+            trouble.unwrap_or(SLOW)
         )),
         _ => SinkError::unavailable(format!("topic {topic:?}: {code}")),
     }
@@ -56,13 +55,11 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> SinkError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::SinkErrorKind::{
-        self, Fatal, Rejected, TopicUnavailable, Unavailable,
-    };
+    use super::super::super::SinkErrorKind::{self, Rejected, TopicUnavailable, Unavailable};
     use super::*;
 
     fn kind(code: RDKafkaErrorCode) -> SinkErrorKind {
-        failure(&KafkaError::MessageProduction(code), "orders").kind()
+        failure(&KafkaError::MessageProduction(code), "orders", None).kind()
     }
 
     #[test]
@@ -78,6 +75,9 @@ mod tests {
             Code::AllBrokersDown,
             Code::Unknown,
             Code::PurgeQueue,
+            // Another producer can deliver them.
+            Code::Fatal,
+            Code::OutOfOrderSequenceNumber,
         ] {
             assert_eq!(kind(code), Unavailable, "{code:?}");
         }
@@ -98,14 +98,19 @@ mod tests {
         ] {
             assert_eq!(kind(code), Rejected, "{code:?}");
         }
-        for code in [Code::Fatal, Code::OutOfOrderSequenceNumber, Code::Fenced] {
-            assert_eq!(kind(code), Fatal, "{code:?}");
-        }
     }
 
     #[test]
     fn errors_name_the_topic() {
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic);
-        assert!(failure(&error, "orders").to_string().contains("\"orders\""));
+        let text = failure(&error, "orders", None).to_string();
+        assert!(text.contains("\"orders\""), "{text}");
+    }
+
+    #[test]
+    fn a_time_out_tells_what_is_known_to_be_wrong() {
+        let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
+        let text = failure(&error, "orders", Some("wrong password")).to_string();
+        assert!(text.contains("wrong password"), "{text}");
     }
 }

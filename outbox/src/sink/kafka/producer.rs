@@ -1,10 +1,12 @@
 //! librdkafka's producer, with a thread that takes its delivery reports.
 
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
@@ -13,8 +15,11 @@ use rdkafka::producer::{
 };
 
 use super::super::{Failures, Outcome};
+use super::config::KafkaConfigError;
+use super::connection::Connection;
 use super::outcome;
 use super::pending::{Pending, Token};
+use super::topics::Topics;
 
 /// How long the thread waits for reports before it looks whether it is still needed.
 const POLL: Duration = Duration::from_millis(100);
@@ -35,9 +40,20 @@ impl PolledProducer {
     /// `patience`: how long messages may be queued without any progress before they are taken back. It
     /// must be well below `message.timeout.ms`, because librdkafka times out single messages, and sends
     /// what was queued behind them as soon as it can.
-    pub(super) fn new(config: &ClientConfig, patience: Duration) -> Result<Self, String> {
-        let producer = BaseProducer::from_config_and_context(config, Reports::default());
-        let producer = Arc::new(producer.map_err(|error| error.to_string())?);
+    pub(super) fn new(
+        config: &ClientConfig,
+        topics: Topics,
+        failures: Failures,
+        patience: Duration,
+    ) -> Result<Self, KafkaConfigError> {
+        let reports = Reports {
+            topics,
+            failures,
+            pending: Pending::default(),
+            delivered: AtomicBool::new(false),
+            producer: OnceLock::new(),
+        };
+        let producer = Arc::new(BaseProducer::from_config_and_context(config, reports)?);
         // It can only be set once, and it is.
         let _ = producer.context().producer.set(Arc::downgrade(&producer));
         let stop = Arc::new(AtomicBool::new(false));
@@ -56,7 +72,9 @@ impl PolledProducer {
                     }
                 }
             })
-            .map_err(|error| format!("no thread for delivery reports: {error}"))?;
+            .map_err(|error| {
+                KafkaConfigError::new(format!("no thread for delivery reports: {error}"))
+            })?;
         Ok(Self { producer, stop })
     }
 
@@ -64,6 +82,17 @@ impl PolledProducer {
     #[allow(clippy::result_large_err)]
     pub(super) fn send<'a>(&self, record: Record<'a>) -> Result<(), (KafkaError, Record<'a>)> {
         self.producer.send(record)
+    }
+
+    /// Why it can do nothing any more, if that is so.
+    pub(super) fn failure(&self) -> Option<String> {
+        let (code, reason) = self.producer.client().fatal_error()?;
+        Some(format!("{reason} ({code})"))
+    }
+
+    /// Whether it has delivered anything.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.producer.context().delivered.load(Ordering::Relaxed)
     }
 
     pub(super) fn pending(&self) -> &Pending {
@@ -87,15 +116,19 @@ impl Drop for PolledProducer {
 }
 
 /// Takes librdkafka's callbacks.
-#[derive(Default)]
 struct Reports {
-    pending: Pending,
+    topics: Topics,
     failures: Failures,
+    pending: Pending,
+    delivered: AtomicBool,
     producer: OnceLock<Weak<BaseProducer<Reports>>>,
 }
 
 impl Reports {
     fn report(&self, token: Token, outcome: Outcome, topic: &str) {
+        if let Err(error) = &outcome {
+            self.topics.note(topic, error);
+        }
         if let Err(error) = &outcome
             && self.failures.note_for_topic(topic, error)
             && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
@@ -108,12 +141,18 @@ impl Reports {
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Connection::ENABLE_REFRESH_OAUTH_TOKEN;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        super::log(level, facility, text);
+        self.topics.connection().log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "Kafka: {reason}");
+        self.topics.connection().error(error, reason);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.topics.connection().generate_oauth_token(config)
     }
 }
 
@@ -124,9 +163,14 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
         let token = Token::from_opaque(token);
         match result {
-            Ok(message) => self.report(token, Ok(()), message.topic()),
+            Ok(message) => {
+                self.delivered.store(true, Ordering::Relaxed);
+                self.topics.connection().is_well();
+                self.report(token, Ok(()), message.topic());
+            }
             Err((error, message)) => {
-                let failure = outcome::failure(error, message.topic());
+                let trouble = self.topics.connection().trouble();
+                let failure = outcome::failure(error, message.topic(), trouble.as_deref());
                 self.report(token, Err(failure), message.topic());
             }
         }

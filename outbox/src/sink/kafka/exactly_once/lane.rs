@@ -1,15 +1,18 @@
 //! The transactions of one lane.
 
+use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
 use super::super::super::{Outcome, SinkError, SinkErrorKind};
-use super::super::{log, outcome, record};
+use super::super::connection::Connection;
+use super::super::{outcome, record};
 use super::ledger::LedgerRecord;
 use crate::store::StoredMessage;
 
@@ -32,13 +35,20 @@ impl LaneProducer {
     /// Fences whoever had this transactional id before.
     pub(super) fn take_over(
         config: &ClientConfig,
+        connection: Connection,
         transactional_id: &str,
         patience: Duration,
     ) -> Result<Self, SinkError> {
         let mut config = config.clone();
         config.set("transactional.id", transactional_id);
-        let producer = BaseProducer::from_config_and_context(&config, Reports::default())
+        let reports = Reports {
+            connection,
+            open: Mutex::default(),
+        };
+        let producer = BaseProducer::from_config_and_context(&config, reports)
             .map_err(|error| SinkError::fatal(format!("no producer: {error}")))?;
+        // For the token, if librdkafka wants one.
+        producer.poll(Duration::ZERO);
         let limit = Instant::now() + patience;
         insist(limit, |left| producer.init_transactions(left)).map_err(
             |error| match Verdict::of(&error) {
@@ -46,9 +56,14 @@ impl LaneProducer {
                     "not allowed to use the transactional id {transactional_id:?} ({error}); grant \
                      WRITE and DESCRIBE on it"
                 )),
-                _ => SinkError::unavailable(format!(
-                    "the transactional id {transactional_id:?} can't be initialised: {error}"
-                )),
+                _ => {
+                    producer.poll(Duration::ZERO);
+                    let trouble = producer.context().connection.trouble();
+                    let reason = trouble.unwrap_or_else(|| error.to_string());
+                    SinkError::unavailable(format!(
+                        "the transactional id {transactional_id:?} can't be initialised: {reason}"
+                    ))
+                }
             },
         )?;
         Ok(Self {
@@ -66,6 +81,8 @@ impl LaneProducer {
         limit: Instant,
     ) -> Result<Vec<Outcome>, SinkError> {
         let _busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have slept for longer than its token lives.
+        self.producer.poll(Duration::ZERO);
         self.producer.begin_transaction().map_err(|e| unknown(&e))?;
         self.producer.context().open(messages.len() + 1);
         for (index, stored) in messages.iter().enumerate() {
@@ -142,7 +159,7 @@ fn aborted(
     let mut other = None;
     for (index, error) in failures {
         let topic = messages.get(*index).map(|stored| stored.message.topic());
-        let failure = outcome::failure(error, topic.unwrap_or("the ledger"));
+        let failure = outcome::failure(error, topic.unwrap_or("the ledger"), None);
         match (failure.kind(), outcomes.get_mut(*index)) {
             (SinkErrorKind::Rejected | SinkErrorKind::TopicUnavailable, Some(outcome)) => {
                 *outcome = Err(failure);
@@ -201,8 +218,10 @@ impl Verdict {
 }
 
 /// Counts the delivery reports of a transaction.
-#[derive(Default)]
-struct Reports(Mutex<Open>);
+struct Reports {
+    connection: Connection,
+    open: Mutex<Open>,
+}
 
 #[derive(Default)]
 struct Open {
@@ -235,17 +254,23 @@ impl Reports {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Connection::ENABLE_REFRESH_OAUTH_TOKEN;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log(level, facility, text);
+        self.connection.log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "Kafka: {reason}");
+        self.connection.error(error, reason);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.connection.generate_oauth_token(config)
     }
 }
 
@@ -254,6 +279,9 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        if result.is_ok() {
+            self.connection.is_well();
+        }
         let failure = result.as_ref().err();
         self.report(index, failure.map(|(error, _)| error.clone()));
     }

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseRecord;
@@ -13,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use super::super::super::SinkError;
+use super::super::connection::Connection;
+use super::super::topics::Topics;
 
 /// One partition a lane.
 const PARTITIONS: i32 = 16;
@@ -24,7 +25,8 @@ const TAIL: i64 = 64;
 /// A compacted topic, in the name of an outbox.
 pub(super) struct Ledger {
     topic: String,
-    connection: ClientConfig,
+    config: ClientConfig,
+    topics: Topics,
     patience: Duration,
     ready: OnceCell<()>,
 }
@@ -44,10 +46,17 @@ struct Entry {
 }
 
 impl Ledger {
-    pub(super) fn new(topic: String, connection: ClientConfig, patience: Duration) -> Self {
+    /// `config`: how consumers of the cluster are configured.
+    pub(super) fn new(
+        topic: String,
+        config: ClientConfig,
+        topics: Topics,
+        patience: Duration,
+    ) -> Self {
         Self {
             topic,
-            connection,
+            config,
+            topics,
             patience,
             ready: OnceCell::new(),
         }
@@ -60,28 +69,16 @@ impl Ledger {
 
     async fn create(&self) -> Result<(), SinkError> {
         let topic = &self.topic;
-        let away = |error: KafkaError| {
-            SinkError::unavailable(format!("the ledger {topic:?} can't be reached: {error}"))
-        };
-        let admin: AdminClient<DefaultClientContext> = self.connection.create().map_err(away)?;
-        let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(-1))
-            .set("cleanup.policy", "compact")
-            // Small, so that what is superseded goes soon.
-            .set("segment.bytes", "16777216");
-        let options = AdminOptions::new().operation_timeout(Some(self.patience));
-        let created = admin.create_topics([&new], &options).await.map_err(away)?;
-        match created.into_iter().next() {
-            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
-                Err(SinkError::unavailable(format!(
-                    "the ledger {topic:?} can't be made ({code}); make it, compacted and with \
-                     {PARTITIONS} partitions, or allow it"
-                )))
-            }
-            _ => {
-                tracing::debug!(topic, "the ledger is there");
-                Ok(())
-            }
-        }
+        let made = self.topics.make_compacted(topic, PARTITIONS).await;
+        made.map_err(|reason| {
+            let reason = self.topics.connection().trouble().unwrap_or(reason);
+            SinkError::unavailable(format!(
+                "the ledger {topic:?} can't be made ({reason}); if nothing else is wrong, make it, \
+                 compacted and with {PARTITIONS} partitions, or allow it"
+            ))
+        })?;
+        tracing::debug!(topic, "the ledger is there");
+        Ok(())
     }
 
     pub(super) fn record(&self, lane: i16, batch: i64, messages: usize) -> LedgerRecord {
@@ -104,7 +101,7 @@ impl Ledger {
                 self.topic
             ))
         };
-        let mut config = self.connection.clone();
+        let mut config = self.config.clone();
         config
             // No group is joined, and nothing committed.
             .set("group.id", "outbox-ledger")
@@ -114,7 +111,10 @@ impl Ledger {
             // The end is all that is waited for, and told at once.
             .set("fetch.wait.max.ms", "10")
             .set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = config.create().map_err(away)?;
+        let connection = self.topics.connection().clone();
+        let consumer = BaseConsumer::from_config_and_context(&config, connection).map_err(away)?;
+        // For the token, if librdkafka wants one.
+        consumer.poll(Duration::ZERO);
         let partition = i32::from(lane);
         let (low, high) = consumer
             .fetch_watermarks(&self.topic, partition, self.patience)
@@ -130,7 +130,7 @@ impl Ledger {
 
     fn last_from(
         &self,
-        consumer: &BaseConsumer,
+        consumer: &BaseConsumer<Connection>,
         lane: i16,
         offset: i64,
     ) -> Result<Option<i64>, KafkaError> {

@@ -19,23 +19,9 @@ use rdkafka::ClientConfig;
 use self::lane::LaneProducer;
 use self::ledger::Ledger;
 use super::super::{Delivery, Outcome, SinkError, Transactions};
+use super::properties;
+use super::topics::Topics;
 use crate::store::StoredMessage;
-
-/// Properties of librdkafka that are about the connection, so that consumers and admin clients take them
-/// too.
-const OF_CONNECTIONS: &[&str] = &[
-    "bootstrap.servers",
-    "broker.",
-    "client.",
-    "enable.sasl.",
-    "enable.ssl.",
-    "metadata.",
-    "reconnect.",
-    "sasl.",
-    "security.",
-    "socket.",
-    "ssl.",
-];
 
 pub(super) struct ExactlyOnce {
     shared: Arc<Shared>,
@@ -44,6 +30,7 @@ pub(super) struct ExactlyOnce {
 struct Shared {
     name: String,
     producer: ClientConfig,
+    topics: Topics,
     ledger: Ledger,
     /// The longest that one request to the cluster may take.
     patience: Duration,
@@ -57,18 +44,23 @@ impl ExactlyOnce {
     }
 
     /// Transactions of the outbox of this name, by producers of this configuration.
-    pub(super) fn new(name: &str, producer: ClientConfig, patience: Duration) -> Self {
-        let mut connection = ClientConfig::new();
-        for (property, value) in producer.config_map() {
-            if OF_CONNECTIONS.iter().any(|of| property.starts_with(of)) {
-                connection.set(property, value);
-            }
-        }
+    pub(super) fn new(
+        name: &str,
+        producer: ClientConfig,
+        topics: Topics,
+        patience: Duration,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                ledger: Ledger::new(Self::ledger(name), connection, patience),
+                ledger: Ledger::new(
+                    Self::ledger(name),
+                    properties::of_connection(&producer),
+                    topics.clone(),
+                    patience,
+                ),
                 name: name.to_owned(),
                 producer,
+                topics,
                 patience,
                 lanes: Mutex::default(),
             }),
@@ -86,7 +78,12 @@ impl Shared {
     fn take_over(&self, lane: i16) -> Result<i64, SinkError> {
         self.lanes().remove(&lane);
         let id = format!("outbox.{}.{lane}", self.name);
-        let producer = LaneProducer::take_over(&self.producer, &id, self.patience)?;
+        let producer = LaneProducer::take_over(
+            &self.producer,
+            self.topics.connection().clone(),
+            &id,
+            self.patience,
+        )?;
         let committed = self.ledger.last(lane)?;
         self.lanes().insert(lane, Arc::new(producer));
         Ok(committed)
@@ -105,6 +102,11 @@ impl Shared {
         };
         let record = self.ledger.record(lane, number, messages.len());
         let result = producer.commit(messages, &record, Instant::now() + self.patience);
+        for (stored, outcome) in messages.iter().zip(result.iter().flatten()) {
+            if let Err(error) = outcome {
+                self.topics.note(stored.message.topic(), error);
+            }
+        }
         if result.is_err() {
             // Nobody may use it again: what it did is not known.
             self.lanes().remove(&lane);
@@ -146,7 +148,12 @@ impl Transactions for ExactlyOnce {
         }
         let (shared, messages) = (self.shared.clone(), messages.to_vec());
         // Started here, so that all lanes commit at the same time.
-        let commit = tokio::task::spawn_blocking(move || shared.commit(lane, number, &messages));
+        let commit = tokio::spawn(async move {
+            shared.topics.prepare(&messages).await;
+            tokio::task::spawn_blocking(move || shared.commit(lane, number, &messages))
+                .await
+                .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))
+        });
         Delivery::new(async move {
             match commit.await {
                 Ok(Ok(outcomes)) => outcomes,

@@ -1,0 +1,226 @@
+//! Delivery by an idempotent producer.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
+use super::config::KafkaConfigError;
+use super::outcome;
+use super::pending::Token;
+use super::producer::PolledProducer;
+use super::record;
+use super::topics::Topics;
+use super::turns::{Rounds, Turns};
+use crate::store::StoredMessage;
+
+/// So many producers may fail for good, one after the other without having delivered anything, before
+/// somebody has to see to it.
+const HOPELESS: u32 = 5;
+
+pub(super) struct AtLeastOnce {
+    config: ClientConfig,
+    topics: Topics,
+    patience: Duration,
+    failures: Failures,
+    turns: Option<Turns>,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    producer: Arc<PolledProducer>,
+    /// How many before it failed for good without having delivered anything.
+    failed: u32,
+}
+
+impl AtLeastOnce {
+    /// `patience`: how long messages may be queued without any progress before they are taken back.
+    pub(super) fn new(
+        config: ClientConfig,
+        topics: Topics,
+        patience: Duration,
+        in_flight_per_key: Option<usize>,
+    ) -> Result<Self, KafkaConfigError> {
+        let failures = Failures::default();
+        let producer = PolledProducer::new(&config, topics.clone(), failures.clone(), patience)?;
+        let current = Current {
+            producer: Arc::new(producer),
+            failed: 0,
+        };
+        Ok(Self {
+            config,
+            topics,
+            patience,
+            failures,
+            turns: in_flight_per_key.map(Turns::new),
+            current: Mutex::new(current),
+        })
+    }
+
+    /// librdkafka's idempotent producer stops for good when it can't tell any more what the broker has. As
+    /// nothing passes what it had, and the runner sends that again, another one can go on.
+    fn producer(&self) -> Result<Arc<PolledProducer>, SinkError> {
+        let mut current = self.lock();
+        if let Some(reason) = current.producer.failure() {
+            let failed = match current.producer.has_delivered() {
+                true => 0,
+                false => current.failed + 1,
+            };
+            if failed >= HOPELESS {
+                return Err(SinkError::fatal(format!(
+                    "{failed} producers failed, one after the other: {reason}; look into the logs of \
+                     the brokers, and start the runner again"
+                )));
+            }
+            tracing::warn!("a new producer takes the place of one that failed: {reason}");
+            let (topics, failures) = (self.topics.clone(), self.failures.clone());
+            let producer = PolledProducer::new(&self.config, topics, failures, self.patience)
+                .map_err(|error| SinkError::unavailable(error.to_string()))?;
+            *current = Current {
+                producer: Arc::new(producer),
+                failed,
+            };
+        }
+        Ok(current.producer.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        let open = self.failures.open_batch();
+        let producer = match self.producer() {
+            Ok(producer) => producer,
+            Err(error) => return Delivery::ready(vec![Err(error); batch.len()]),
+        };
+        if let Some(turns) = &self.turns {
+            return self
+                .send_in_turns(turns.take(batch), open, producer, batch, deadline)
+                .await;
+        }
+        let delivery = producer.enqueue(batch.iter(), deadline).await;
+        Delivery::new(async move {
+            let outcomes = delivery.await;
+            // Kept until its reports are there, and until the runner is told.
+            drop((producer, open));
+            outcomes
+        })
+    }
+
+    /// Sends the first round, and lets the delivery send the others.
+    async fn send_in_turns(
+        &self,
+        rounds: Rounds,
+        open: OpenBatch,
+        producer: Arc<PolledProducer>,
+        batch: &[StoredMessage],
+        deadline: Instant,
+    ) -> Delivery {
+        let Rounds {
+            first,
+            following,
+            mut turn,
+        } = rounds;
+        let pick = |round: Vec<usize>| Round {
+            messages: round.iter().map(|&index| batch[index].clone()).collect(),
+            indices: round,
+        };
+        let mut round = pick(first);
+        let mut following: VecDeque<_> = following.into_iter().map(pick).collect();
+        let (failures, count) = (self.failures.clone(), batch.len());
+        let mut sent = producer.enqueue(round.messages.iter(), deadline).await;
+        Delivery::new(async move {
+            let mut outcomes: Vec<Outcome> = vec![Err(SinkError::skipped()); count];
+            turn.comes().await;
+            loop {
+                for ((&index, stored), outcome) in
+                    round.indices.iter().zip(&round.messages).zip(sent.await)
+                {
+                    if outcome.is_err() {
+                        failures.hold_key_of(&stored.message);
+                    }
+                    outcomes[index] = outcome;
+                }
+                let Some(next) = following.pop_front() else {
+                    break;
+                };
+                round = next;
+                sent = match Instant::now() < deadline {
+                    true => producer.enqueue(round.messages.iter(), deadline).await,
+                    // The runner sends them again, under a lease that lasts.
+                    false => Delivery::ready(vec![Err(SinkError::skipped()); round.messages.len()]),
+                };
+            }
+            drop((producer, turn, open));
+            outcomes
+        })
+    }
+}
+
+/// Messages that are sent together, with their places in the batch.
+struct Round {
+    indices: Vec<usize>,
+    messages: Vec<StoredMessage>,
+}
+
+impl PolledProducer {
+    /// Puts messages into librdkafka's queue, in their order.
+    async fn enqueue(
+        &self,
+        messages: impl ExactSizeIterator<Item = &StoredMessage>,
+        deadline: Instant,
+    ) -> Delivery {
+        let (tokens, outcomes) = self.pending().open(messages.len());
+        for (stored, token) in messages.zip(tokens) {
+            if let Err(error) = self.enqueue_one(stored, token, deadline).await {
+                let message = &stored.message;
+                self.failures().hold_key_of(message);
+                self.report(token, Err(error), message.topic());
+            }
+        }
+        Delivery::new(outcomes.map(|outcomes| outcomes.unwrap_or_default()))
+    }
+
+    /// Puts one message into librdkafka's queue, waiting for room if there is none.
+    // librdkafka gives back the record with the error.
+    #[allow(clippy::result_large_err)]
+    async fn enqueue_one(
+        &self,
+        stored: &StoredMessage,
+        token: Token,
+        deadline: Instant,
+    ) -> Result<(), SinkError> {
+        let topic = stored.message.topic();
+        let id = stored.message.id().hyphenated().to_string();
+        let mut record = record(stored, &id, token.to_opaque());
+        let mut waited = false;
+        loop {
+            if Instant::now() >= deadline {
+                return Err(SinkError::unavailable("the lease comes to its end"));
+            }
+            let failures = self.failures();
+            let sent = failures.unless_concerned(&stored.message, || self.send(record));
+            match sent.ok_or_else(SinkError::skipped)? {
+                Ok(()) => {
+                    if waited {
+                        self.pending().queued(token);
+                    }
+                    return Ok(());
+                }
+                // Delivery reports make room. Going on with the next message instead would
+                // reorder.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
+                    record = returned;
+                    waited = true;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Err((error, _)) => return Err(outcome::failure(&error, topic, None)),
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What librdkafka's clients tell about their connections, and what they ask for.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::security::TokenSource;
+
+/// The context of all clients of a sink, and what is known about the health of their connections.
+#[derive(Clone, Default)]
+pub(super) struct Connection(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    tokens: Option<TokenSource>,
+    /// What was wrong last, since anything was right.
+    trouble: Mutex<Option<String>>,
+    /// Whether there is any, which costs nothing to ask for each message.
+    troubled: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn new(tokens: Option<TokenSource>) -> Self {
+        Self(Arc::new(Inner {
+            tokens,
+            ..Inner::default()
+        }))
+    }
+
+    /// What is wrong with the connections, as far as it is known. Wrong credentials, or a name that can't
+    /// be resolved, show only here: the messages themselves just time out.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    /// The brokers have answered.
+    pub(super) fn is_well(&self) {
+        if self.0.troubled.swap(false, Ordering::Relaxed) {
+            self.lock().take();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Connection {
+    // Only asked for one if the mechanism is OAUTHBEARER and librdkafka does not get it itself.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// librdkafka's own words.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        match level {
+            // Each failure of a connection is also an error, below, which is logged when it is new.
+            _ if matches!(facility, "FAIL" | "ERROR") => tracing::debug!(facility, "{text}"),
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "{text}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(facility, "{text}"),
+            RDKafkaLogLevel::Debug => tracing::debug!(facility, "{text}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // How many brokers are down does not tell why.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            tracing::debug!("Kafka: {reason}");
+            return;
+        }
+        let reason = without_counts(reason);
+        let mut trouble = self.lock();
+        if trouble.as_deref() != Some(reason) {
+            tracing::warn!("Kafka: {reason}");
+            *trouble = Some(reason.to_owned());
+            self.0.troubled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let source = self.0.tokens.as_ref().ok_or(
+            "nothing makes tokens; give `KafkaSasl::oauth_bearer` something that does, or set \
+             `sasl.oauthbearer.method`",
+        )?;
+        let token = source().map_err(|error| without_nul(&error.to_string()))?;
+        let lifetime = token.expires_at.duration_since(SystemTime::UNIX_EPOCH);
+        Ok(OAuthToken {
+            token: token.token,
+            principal_name: token.principal,
+            lifetime_ms: i64::try_from(lifetime.unwrap_or_default().as_millis())?,
+        })
+    }
+}
+
+impl ConsumerContext for Connection {}
+
+/// librdkafka adds to what it says how long it took and how often it said the same, in brackets, which makes
+/// a new text of each.
+fn without_counts(reason: &str) -> &str {
+    let end = reason.find(" (after ").unwrap_or(reason.len());
+    &reason[..end]
+}
+
+/// rdkafka passes the text on to C.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_trouble_is_known_until_all_is_well() {
+        let connection = Connection::default();
+        let error = |code, reason| connection.error(KafkaError::Global(code), reason);
+        error(
+            RDKafkaErrorCode::Authentication,
+            "b:1: wrong password (after 3ms in state AUTH, 2 identical error(s) suppressed)",
+        );
+        error(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(connection.trouble().as_deref(), Some("b:1: wrong password"));
+        connection.is_well();
+        assert_eq!(connection.trouble(), None);
+    }
+
+    #[test]
+    fn without_a_source_of_tokens_the_error_names_it() {
+        let error = Connection::default().generate_oauth_token(None);
+        let text = error.err().unwrap().to_string();
+        assert!(text.contains("KafkaSasl::oauth_bearer"), "{text}");
+    }
+}

@@ -1,0 +1,250 @@
+//! What is known of the topics: which have been made, and how many partitions they have.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::super::{SinkError, SinkErrorKind};
+use super::connection::Connection;
+use crate::store::StoredMessage;
+
+/// Of so many topics the partitions are watched. Each costs a request at each look.
+const WATCHED: usize = 256;
+
+/// How topics are made that do not exist.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewTopics {
+    pub(super) partitions: u32,
+    pub(super) replication: Option<u32>,
+}
+
+impl NewTopics {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let possible = |count| (1..=i32::MAX as u32).contains(&count);
+        match self {
+            Self { partitions, .. } if !possible(*partitions) => Err(format!(
+                "a new topic can't have {partitions} partitions; give at least 1"
+            )),
+            Self {
+                replication: Some(copies),
+                ..
+            } if !possible(*copies) => Err(format!(
+                "a new topic can't have {copies} copies; give at least 1, or `None`"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn replication(&self) -> TopicReplication<'static> {
+        // -1: as the brokers are set.
+        TopicReplication::Fixed(self.replication.map_or(-1, |copies| copies as i32))
+    }
+}
+
+/// Makes topics, and watches them.
+#[derive(Clone)]
+pub(super) struct Topics(Arc<Inner>);
+
+struct Inner {
+    config: ClientConfig,
+    connection: Connection,
+    patience: Duration,
+    new: Option<NewTopics>,
+    /// Those that are there for certain; only kept if topics are made.
+    made: Mutex<HashSet<String>>,
+    /// How many partitions each has, as far as it is known.
+    partitions: Mutex<BTreeMap<String, Option<usize>>>,
+    /// Asks, and has a connection of its own. From the first look on.
+    probe: Mutex<Option<BaseConsumer<Connection>>>,
+}
+
+impl Topics {
+    pub(super) fn new(
+        config: ClientConfig,
+        connection: Connection,
+        patience: Duration,
+        new: Option<NewTopics>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            connection,
+            patience,
+            new,
+            made: Mutex::default(),
+            partitions: Mutex::default(),
+            probe: Mutex::default(),
+        }))
+    }
+
+    /// What is told about the connections.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0.connection
+    }
+
+    /// Takes note of the topics of messages that are about to be sent, and makes those that may be missing.
+    /// What can't be made is found out by the messages.
+    pub(super) async fn prepare(&self, messages: &[StoredMessage]) {
+        let mut last = None;
+        let mut maybe_missing = Vec::new();
+        for stored in messages {
+            let topic = stored.message.topic();
+            // Most often all of a batch go to one topic.
+            if last.replace(topic) == Some(topic) {
+                continue;
+            }
+            let mut partitions = lock(&self.0.partitions);
+            if partitions.len() < WATCHED && !partitions.contains_key(topic) {
+                partitions.insert(topic.to_owned(), None);
+            }
+            if self.0.new.is_some() && !lock(&self.0.made).contains(topic) {
+                maybe_missing.push(topic);
+            }
+        }
+        maybe_missing.sort_unstable();
+        maybe_missing.dedup();
+        if let Some(new) = &self.0.new
+            && !maybe_missing.is_empty()
+        {
+            self.make(new, &maybe_missing).await;
+        }
+    }
+
+    async fn make(&self, new: &NewTopics, names: &[&str]) {
+        let topic = |name| NewTopic::new(name, new.partitions as i32, new.replication());
+        let topics: Vec<_> = names.iter().copied().map(topic).collect();
+        let made = match self.admin() {
+            Ok(admin) => admin.create_topics(&topics, &self.options()).await,
+            Err(error) => Err(error),
+        };
+        for outcome in made.unwrap_or_else(|error| {
+            tracing::warn!("topics can't be made: {error}");
+            Vec::new()
+        }) {
+            match outcome {
+                Ok(topic) => {
+                    tracing::info!(topic, partitions = new.partitions, "a topic was made");
+                    lock(&self.0.made).insert(topic);
+                }
+                Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => {
+                    lock(&self.0.made).insert(topic);
+                }
+                Err((topic, code)) => tracing::warn!(topic, "a topic can't be made: {code}"),
+            }
+        }
+    }
+
+    /// A message of this topic was not delivered. If that is because of the topic, it may have been deleted.
+    pub(super) fn note(&self, topic: &str, error: &SinkError) {
+        if error.kind() == SinkErrorKind::TopicUnavailable {
+            lock(&self.0.made).remove(topic);
+        }
+    }
+
+    /// Makes a topic of the outbox's own, compacted, if it is not there.
+    pub(super) async fn make_compacted(&self, topic: &str, partitions: i32) -> Result<(), String> {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1))
+            .set("cleanup.policy", "compact")
+            // Small, so that what is superseded goes soon.
+            .set("segment.bytes", "16777216");
+        let admin = self.admin().map_err(|error| error.to_string())?;
+        let created = admin.create_topics([&new], &self.options()).await;
+        match created
+            .map_err(|error| error.to_string())?
+            .into_iter()
+            .next()
+        {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+                Err(code.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn admin(&self) -> Result<AdminClient<Connection>, KafkaError> {
+        AdminClient::from_config_and_context(&self.0.config, self.0.connection.clone())
+    }
+
+    fn options(&self) -> AdminOptions {
+        AdminOptions::new()
+            .operation_timeout(Some(self.0.patience))
+            .request_timeout(Some(self.0.patience))
+    }
+
+    /// Asks the cluster for the topics that messages were sent to. Its answer is also the proof that it can
+    /// be reached.
+    pub(super) fn look(&self) -> Result<(), SinkError> {
+        let known: Vec<_> = lock(&self.0.partitions).keys().cloned().collect();
+        let mut probe = lock(&self.0.probe);
+        let probe = match &mut *probe {
+            Some(probe) => probe,
+            none => none.insert(self.new_probe()?),
+        };
+        // For what librdkafka has to tell, and the first token if it wants one.
+        probe.poll(Duration::ZERO);
+        // Before there are any, for all that there are.
+        let asked = match known.is_empty() {
+            true => vec![None],
+            false => known.iter().map(|topic| Some(topic.as_str())).collect(),
+        };
+        for topic in asked {
+            let metadata = probe.fetch_metadata(topic, self.0.patience);
+            probe.poll(Duration::ZERO);
+            let metadata = metadata.map_err(|error| self.away(&error))?;
+            self.0.connection.is_well();
+            for found in metadata.topics() {
+                if Some(found.name()) == topic && found.error().is_none() {
+                    self.learn(found.name(), found.partitions().len());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn new_probe(&self) -> Result<BaseConsumer<Connection>, SinkError> {
+        let (config, connection) = (&self.0.config, self.0.connection.clone());
+        BaseConsumer::from_config_and_context(config, connection)
+            .map_err(|error| SinkError::fatal(error.to_string()))
+    }
+
+    fn away(&self, error: &KafkaError) -> SinkError {
+        let reason = self.0.connection.trouble();
+        let reason = reason.unwrap_or_else(|| error.to_string());
+        SinkError::unavailable(format!("the brokers can't be reached: {reason}"))
+    }
+
+    fn learn(&self, topic: &str, count: usize) {
+        let mut partitions = lock(&self.0.partitions);
+        let known = partitions
+            .get_mut(topic)
+            .and_then(|known| known.replace(count));
+        if let Some(before) = known.filter(|before| *before != count) {
+            tracing::warn!(
+                topic,
+                before,
+                now = count,
+                "the number of partitions has changed: messages of a key now go to another partition \
+                 than those before, and consumers may see them out of order"
+            );
+        }
+    }
+}
+
+/// librdkafka waits for its threads, which an async task must not.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let probe = self.probe.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(probe) = probe.take() {
+            std::thread::spawn(move || drop(probe));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
