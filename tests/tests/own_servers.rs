@@ -1,8 +1,16 @@
 //! Servers of a test's own: killed, restarted, stopped, and gone with their data.
 
 use anyhow::{Context, Result, bail};
+use outbox_tests::servers::kafka::Node;
 use outbox_tests::servers::{Kafka, Postgres, kafka, postgres};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::collections::BTreeSet;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn psql(server: &Postgres, sql: &str) -> Result<String> {
     let output = Command::new(postgres::Programs::find()?.path("psql"))
@@ -93,4 +101,74 @@ fn kafka_that_does_not_start_shows_its_log() {
         matches!(&error, Err(text) if text.contains("message.max.bytes")),
         "{error:?}"
     );
+}
+
+/// Which brokers a node knows.
+fn brokers(node: &Node) -> Result<BTreeSet<i32>> {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", node.address())
+        .create()?;
+    let metadata = client.fetch_metadata(None, LIMIT)?;
+    Ok(metadata
+        .brokers()
+        .iter()
+        .map(|broker| broker.id())
+        .collect())
+}
+
+/// Waits until a node knows these brokers, and no other.
+fn wait_for_brokers(node: &Node, expected: &[i32]) -> Result<()> {
+    let expected: BTreeSet<_> = expected.iter().copied().collect();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let known = brokers(node)?;
+        if known == expected {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("node {} knows {known:?}, not {expected:?}", node.id());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_kafka_cluster_misses_the_nodes_that_are_gone_and_takes_them_back() -> Result<()> {
+    let begin = Instant::now();
+    let mut cluster = kafka::Cluster::start(&[])?;
+    println!("started_after={:?}", begin.elapsed());
+    let addresses = cluster.bootstrap();
+    for node in cluster.nodes() {
+        assert_eq!(brokers(node)?, BTreeSet::from([1, 2, 3]));
+    }
+
+    cluster.node(2)?.kill()?;
+    assert!(!cluster.node(2)?.is_running()?);
+    wait_for_brokers(cluster.node(1)?, &[1, 3])?;
+    let begin = Instant::now();
+    cluster.node(2)?.restart()?;
+    println!("restarted_after={:?}", begin.elapsed());
+    wait_for_brokers(cluster.node(1)?, &[1, 2, 3])?;
+
+    cluster.node(3)?.pause()?;
+    wait_for_brokers(cluster.node(1)?, &[1, 2])?;
+    cluster.node(3)?.resume()?;
+    wait_for_brokers(cluster.node(1)?, &[1, 2, 3])?;
+
+    // Too few to agree on anything: only together they come back.
+    let begin = Instant::now();
+    for id in [1, 2] {
+        cluster.node(id)?.stop()?;
+    }
+    println!("stopped_after={:?}", begin.elapsed());
+    let begin = Instant::now();
+    cluster.restart()?;
+    println!("restarted_after={:?}", begin.elapsed());
+    for node in cluster.nodes() {
+        wait_for_brokers(node, &[1, 2, 3])?;
+    }
+    assert_eq!(cluster.bootstrap(), addresses);
+    assert!(cluster.node(4).is_err());
+    Ok(())
 }
