@@ -1,10 +1,11 @@
-//! A private Apache Kafka, without ZooKeeper, from the jars of Maven Central: one node, or a
-//! [cluster](Cluster) of three.
+//! A private Apache Kafka, without ZooKeeper, from the jars of Maven Central: one node, one with
+//! [secured](Secured) listeners, or a [cluster](Cluster) of three.
 
 mod cluster;
 mod metadata;
 mod node;
 mod properties;
+mod secured;
 
 pub mod jars;
 
@@ -17,12 +18,16 @@ use std::process::Command;
 
 pub use self::cluster::Cluster;
 pub use self::node::Node;
+pub use self::secured::{Identity, Listener, Secured};
 
 /// The Debian package with Java.
 pub const JAVA_PACKAGE: &str = "openjdk-17-jre-headless";
 
 /// The oldest Java that Kafka's broker runs on.
 pub const JAVA_VERSION: u32 = 17;
+
+/// The options of Java for a server that has the machine to itself.
+const JAVA: [&str; 2] = ["-Xms512m", "-Xmx512m"];
 
 /// A command for one of Kafka's own programs, such as `org.apache.kafka.tools.TopicCommand`.
 ///
@@ -60,7 +65,7 @@ impl Kafka {
     pub fn start(properties: &[(&str, &str)]) -> Result<Self> {
         port::with_free(|[broker, controller]| {
             let ports = [[broker, controller]];
-            let plan = Plan::new(&ports, &["-Xms512m", "-Xmx512m"], properties);
+            let plan = Plan::new(&ports, &JAVA, properties);
             let mut node = Node::new(&plan, 1)?;
             node.restart()?;
             Ok(Self(node))

@@ -20,13 +20,15 @@ const STOP: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     /// The cluster's id.
-    cluster: String,
+    pub(super) cluster: String,
     /// Of each node, from node 1: the ports of its broker and of its controller.
     pub(super) ports: &'a [[u16; 2]],
     /// The options of Java.
-    java: &'a [&'a str],
+    pub(super) java: &'a [&'a str],
     /// Settings besides those that a plan implies.
     pub(super) properties: &'a [(&'a str, &'a str)],
+    /// Names and passwords, for SCRAM.
+    pub(super) users: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> Plan<'a> {
@@ -41,6 +43,7 @@ impl<'a> Plan<'a> {
             ports,
             java,
             properties,
+            users: &[],
         }
     }
 }
@@ -82,6 +85,10 @@ impl Node {
         let mut format = tool("kafka.tools.StorageTool")?;
         format.args(["format", "--cluster-id", &node.cluster, "--config"]);
         format.arg(node.properties());
+        for (name, password) in plan.users {
+            format.arg("--add-scram");
+            format.arg(format!("SCRAM-SHA-512=[name={name},password={password}]"));
+        }
         process::run_logged(format, "formatting", &node.file("format.log"))?;
         Ok(node)
     }
