@@ -1,8 +1,18 @@
 //! Servers of a test's own: killed, restarted, stopped, and gone with their data.
 
 use anyhow::{Context, Result, bail};
+use outbox_tests::certificates::Authority;
+use outbox_tests::servers::kafka::{Identity, Listener, Node, Secured};
 use outbox_tests::servers::{Kafka, Postgres, kafka, postgres};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn psql(server: &Postgres, sql: &str) -> Result<String> {
     let output = Command::new(postgres::Programs::find()?.path("psql"))
@@ -93,4 +103,162 @@ fn kafka_that_does_not_start_shows_its_log() {
         matches!(&error, Err(text) if text.contains("message.max.bytes")),
         "{error:?}"
     );
+}
+
+/// Which brokers a node knows.
+fn brokers(node: &Node) -> Result<BTreeSet<i32>> {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", node.address())
+        .create()?;
+    let metadata = client.fetch_metadata(None, LIMIT)?;
+    Ok(metadata
+        .brokers()
+        .iter()
+        .map(|broker| broker.id())
+        .collect())
+}
+
+/// Waits until a node knows these brokers, and no other.
+fn wait_for_brokers(node: &Node, expected: &[i32]) -> Result<()> {
+    let expected: BTreeSet<_> = expected.iter().copied().collect();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let known = brokers(node)?;
+        if known == expected {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("node {} knows {known:?}, not {expected:?}", node.id());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_kafka_cluster_misses_the_nodes_that_are_gone_and_takes_them_back() -> Result<()> {
+    let begin = Instant::now();
+    let mut cluster = kafka::Cluster::start(&[])?;
+    println!("started_after={:?}", begin.elapsed());
+    let addresses = cluster.bootstrap();
+    for node in cluster.nodes() {
+        assert_eq!(brokers(node)?, BTreeSet::from([1, 2, 3]));
+    }
+
+    cluster.node(2)?.kill()?;
+    assert!(!cluster.node(2)?.is_running()?);
+    wait_for_brokers(cluster.node(1)?, &[1, 3])?;
+    let begin = Instant::now();
+    cluster.node(2)?.restart()?;
+    println!("restarted_after={:?}", begin.elapsed());
+    wait_for_brokers(cluster.node(1)?, &[1, 2, 3])?;
+
+    cluster.node(3)?.pause()?;
+    wait_for_brokers(cluster.node(1)?, &[1, 2])?;
+    cluster.node(3)?.resume()?;
+    wait_for_brokers(cluster.node(1)?, &[1, 2, 3])?;
+
+    // Too few to agree on anything: only together they come back.
+    let begin = Instant::now();
+    for id in [1, 2] {
+        cluster.node(id)?.stop()?;
+    }
+    println!("stopped_after={:?}", begin.elapsed());
+    let begin = Instant::now();
+    cluster.restart()?;
+    println!("restarted_after={:?}", begin.elapsed());
+    for node in cluster.nodes() {
+        wait_for_brokers(node, &[1, 2, 3])?;
+    }
+    assert_eq!(cluster.bootstrap(), addresses);
+    assert!(cluster.node(4).is_err());
+    Ok(())
+}
+
+/// A configuration of Kafka's own clients.
+fn client(authority: &Authority, listener: Listener, mechanism: &str, password: &str) -> String {
+    let module = match mechanism {
+        "PLAIN" => "plain.PlainLoginModule",
+        _ => "scram.ScramLoginModule",
+    };
+    format!(
+        "security.protocol={protocol}\n\
+         ssl.truststore.type=PEM\n\
+         ssl.truststore.certificates={authority}\n\
+         sasl.mechanism={mechanism}\n\
+         sasl.jaas.config=org.apache.kafka.common.security.{module} required \
+            username=\"shop\" password=\"{password}\";\n",
+        protocol = listener.protocol(),
+        authority = authority.certificate().trim().replace('\n', "\\n"),
+    )
+}
+
+/// Lists the topics that somebody with this configuration sees, or says why he does not.
+fn listed(address: &str, config: &str) -> Result<String> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(config.as_bytes())?;
+    let output = kafka::tool("org.apache.kafka.tools.TopicCommand")?
+        .args(["--bootstrap-server", address, "--list", "--command-config"])
+        .arg(file.path())
+        .output()
+        .context("TopicCommand")?;
+    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_secured_kafka_knows_its_users_and_is_known_by_its_authority() -> Result<()> {
+    let (authority, wrong) = (Authority::new()?, Authority::new()?);
+    let own = authority.issue("kafka", &["127.0.0.1"])?;
+    let identity = Identity {
+        certificate: &own.certificate,
+        key: &own.key,
+        authority: authority.certificate(),
+    };
+    let users = [("shop", "open-sesame"), ("stranger", "sesame")];
+    let mut server = Secured::start(identity, &users, &[])?;
+    server.plain().create_topic("kept", 1)?;
+    server.plain().create_topic("secret", 1)?;
+    let acl = kafka::tool("org.apache.kafka.tools.AclCommand")?
+        .args(["--bootstrap-server", &server.plain().bootstrap()])
+        .args(["--add", "--allow-principal", "User:stranger"])
+        .args(["--operation", "All", "--topic", "secret"])
+        .output()?;
+    assert!(acl.status.success(), "{acl:?}");
+
+    let shop = |listener, mechanism| client(&authority, listener, mechanism, "open-sesame");
+    for (listener, mechanism) in [
+        (Listener::SaslSsl, "SCRAM-SHA-512"),
+        (Listener::SaslSsl, "PLAIN"),
+        (Listener::SaslPlaintext, "SCRAM-SHA-512"),
+        (Listener::SaslPlaintext, "PLAIN"),
+    ] {
+        let address = server.bootstrap(listener);
+        let seen = listed(&address, &shop(listener, mechanism))?;
+        assert_eq!(seen.trim(), "kept", "{listener:?} {mechanism}");
+        let refused = listed(&address, &client(&authority, listener, mechanism, "wrong"))?;
+        assert!(refused.contains("SaslAuthenticationException"), "{refused}");
+    }
+
+    let address = server.bootstrap(Listener::Ssl);
+    let anonymous = listed(&address, &shop(Listener::Ssl, "PLAIN"))?;
+    assert_eq!(anonymous.trim(), "kept\nsecret");
+    let refused = listed(&address, &client(&wrong, Listener::Ssl, "PLAIN", ""))?;
+    assert!(refused.contains("SslAuthenticationException"), "{refused}");
+
+    let with_certificate = |authority: &Authority| -> Result<String> {
+        let certificate = authority.issue("shop", &[])?;
+        let line = |pem: &str| pem.trim().replace('\n', "\\n");
+        Ok(format!(
+            "{}ssl.keystore.type=PEM\nssl.keystore.certificate.chain={}\nssl.keystore.key={}\n",
+            shop(Listener::Ssl, "PLAIN"),
+            line(&certificate.certificate),
+            line(&certificate.key),
+        ))
+    };
+    let seen = listed(&address, &with_certificate(&authority)?)?;
+    assert_eq!(seen.trim(), "kept");
+    let refused = listed(&address, &with_certificate(&wrong)?)?;
+    assert!(refused.contains("SslAuthenticationException"), "{refused}");
+    Ok(())
 }

@@ -1,22 +1,24 @@
-//! A private Apache Kafka: one node, without ZooKeeper, from the jars of Maven Central.
+//! A private Apache Kafka, without ZooKeeper, from the jars of Maven Central: one node, one with
+//! [secured](Secured) listeners, or a [cluster](Cluster) of three.
 
+mod cluster;
 mod metadata;
+mod node;
 mod properties;
+mod secured;
 
 pub mod jars;
 
-use crate::process::{self, Orphaned, Process, Signal};
-use crate::workdir::Workdir;
-use crate::{log, port, program, wait};
-use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use std::collections::hash_map::RandomState;
-use std::fs;
-use std::hash::BuildHasher;
-use std::path::{Path, PathBuf};
+use self::node::Plan;
+use crate::process::{self, Orphaned};
+use crate::{port, program};
+use anyhow::Result;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+
+pub use self::cluster::Cluster;
+pub use self::node::Node;
+pub use self::secured::{Identity, Listener, Secured};
 
 /// The Debian package with Java.
 pub const JAVA_PACKAGE: &str = "openjdk-17-jre-headless";
@@ -24,8 +26,8 @@ pub const JAVA_PACKAGE: &str = "openjdk-17-jre-headless";
 /// The oldest Java that Kafka's broker runs on.
 pub const JAVA_VERSION: u32 = 17;
 
-const START: Duration = Duration::from_secs(120);
-const STOP: Duration = Duration::from_secs(30);
+/// The options of Java for a server that has the machine to itself.
+const JAVA: [&str; 2] = ["-Xms512m", "-Xmx512m"];
 
 /// A command for one of Kafka's own programs, such as `org.apache.kafka.tools.TopicCommand`.
 ///
@@ -50,12 +52,9 @@ fn class_path(command: &mut Command, jars: &Path) {
     command.arg("-cp").arg(jars.join("*"));
 }
 
-/// A Kafka of one's own, on 127.0.0.1. Dropping it stops it and removes its data.
+/// A Kafka of one's own, on 127.0.0.1. Dropping it ends it and removes its data.
 #[derive(Debug)]
-pub struct Kafka {
-    process: Option<Process>,
-    site: Site,
-}
+pub struct Kafka(Node);
 
 impl Kafka {
     /// Starts one, with the given settings as well as in `server.properties`.
@@ -64,18 +63,19 @@ impl Kafka {
     ///
     /// When Java or the jars are missing, or it does not start: with the end of its log.
     pub fn start(properties: &[(&str, &str)]) -> Result<Self> {
-        port::with_free(|[port, controller_port]| {
-            let site =
-                Site::new(port, controller_port, properties).context("Kafka cannot be set up")?;
-            let process = Some(site.serve()?);
-            Ok(Self { process, site })
+        port::with_free(|[broker, controller]| {
+            let ports = [[broker, controller]];
+            let plan = Plan::new(&ports, &JAVA, properties);
+            let mut node = Node::new(&plan, 1)?;
+            node.restart()?;
+            Ok(Self(node))
         })
     }
 
     /// Its address, for `bootstrap.servers`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.site.port)
+        self.0.address()
     }
 
     /// Creates a topic.
@@ -88,7 +88,7 @@ impl Kafka {
         command.args(["--bootstrap-server", &self.bootstrap()]);
         command.args(["--create", "--topic", name]);
         command.args(["--partitions", &partitions.to_string()]);
-        let log = self.site.workdir.join("topics.log");
+        let log = self.0.file("topics.log");
         process::run_logged(command, &format!("cannot create the topic {name}"), &log)
     }
 
@@ -98,10 +98,7 @@ impl Kafka {
     ///
     /// When the operating system refuses to tell.
     pub fn is_running(&mut self) -> Result<bool> {
-        match &mut self.process {
-            Some(process) => Ok(process.ended()?.is_none()),
-            None => Ok(false),
-        }
+        self.0.is_running()
     }
 
     /// Stops it in good order. Its data stay until it is dropped.
@@ -110,10 +107,7 @@ impl Kafka {
     ///
     /// When it lives on.
     pub fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(mut process) => process.stop(Signal::TERM, STOP).context("Kafka"),
-            None => Ok(()),
-        }
+        self.0.stop()
     }
 
     /// Kills it, as a crash.
@@ -122,10 +116,7 @@ impl Kafka {
     ///
     /// When it lives on.
     pub fn kill(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(mut process) => process.kill().context("Kafka"),
-            None => Ok(()),
-        }
+        self.0.kill()
     }
 
     /// Starts it again, on the same port, with the same data. Stops it first when it runs.
@@ -137,114 +128,6 @@ impl Kafka {
     ///
     /// When it does not start: with the end of its log.
     pub fn restart(&mut self) -> Result<()> {
-        self.stop()?;
-        self.process = Some(self.site.serve()?);
-        Ok(())
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop() {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-/// Where a server lives, and how it is started there.
-#[derive(Debug)]
-struct Site {
-    workdir: Workdir,
-    jars: PathBuf,
-    cluster: String,
-    port: u16,
-}
-
-impl Site {
-    fn new(port: u16, controller_port: u16, properties: &[(&str, &str)]) -> Result<Self> {
-        let site = Self {
-            jars: jars::fetch()?,
-            workdir: Workdir::new("kafka")?,
-            cluster: cluster_id(),
-            port,
-        };
-        let text = properties::server(
-            port,
-            controller_port,
-            &site.workdir.join("data"),
-            properties,
-        );
-        fs::write(site.properties(), text).context("cannot write a file")?;
-        fs::write(site.logging(), properties::LOGGING).context("cannot write a file")?;
-
-        let mut format = tool("kafka.tools.StorageTool")?;
-        format.args(["format", "--cluster-id", &site.cluster, "--config"]);
-        format.arg(site.properties());
-        process::run_logged(format, "formatting", &site.workdir.join("format.log"))?;
-        Ok(site)
-    }
-
-    fn properties(&self) -> PathBuf {
-        self.workdir.join("server.properties")
-    }
-
-    fn logging(&self) -> PathBuf {
-        self.workdir.join("log4j2.properties")
-    }
-
-    /// Starts the server, and waits until it knows itself as a broker of its cluster.
-    fn serve(&self) -> Result<Process> {
-        let log = self.workdir.join("kafka.log");
-        let mut command = java()?;
-        command.args(["-Xms512m", "-Xmx512m"]);
-        command.arg(format!(
-            "-Dlog4j2.configurationFile={}",
-            self.logging().display()
-        ));
-        class_path(&mut command, &self.jars);
-        command.arg("kafka.Kafka").arg(self.properties());
-        command.current_dir(self.workdir.path());
-        process::log_to(&mut command, &log)?;
-
-        let mut process = Process::start(command)?;
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            // Until it listens, and while it starts, asking fails: ask again.
-            let cluster = metadata::ask(self.port).ok();
-            Ok(cluster
-                .filter(|cluster| cluster.id == self.cluster && cluster.brokers > 0)
-                .map(|_| ()))
-        });
-        ready
-            .and_then(|ready| ready.context("it does not answer"))
-            .with_context(|| format!("Kafka does not start; {}", log::tail(&log)))?;
-        Ok(process)
-    }
-}
-
-/// A cluster id as Kafka makes it: 16 random bytes, and no dash at the start, where its own
-/// programs would take it for an option.
-fn cluster_id() -> String {
-    loop {
-        // Each state is seeded by the operating system.
-        let random = || RandomState::new().hash_one(0).to_be_bytes();
-        let id = URL_SAFE_NO_PAD.encode([random(), random()].concat());
-        if !id.starts_with('-') {
-            return id;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cluster_ids_are_as_kafka_wants_them_and_differ() {
-        let [a, b] = [cluster_id(), cluster_id()];
-        assert_eq!(a.len(), 22);
-        assert_ne!(a, b);
+        self.0.restart()
     }
 }

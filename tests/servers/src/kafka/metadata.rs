@@ -16,7 +16,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cluster {
     pub(super) id: String,
-    pub(super) brokers: usize,
+    /// Their numbers.
+    pub(super) brokers: Vec<i32>,
 }
 
 /// Asks the broker on `port` for its cluster.
@@ -56,9 +57,10 @@ fn request() -> Vec<u8> {
 fn parse(answer: &[u8]) -> Result<Cluster> {
     let mut rest = answer;
     i32(&mut rest)?; // the correlation id
-    let brokers = usize::try_from(i32(&mut rest)?).context("a negative number of brokers")?;
-    for _ in 0..brokers {
-        i32(&mut rest)?; // its id
+    let count = i32(&mut rest)?;
+    let mut brokers = Vec::new();
+    for _ in 0..count {
+        brokers.push(i32(&mut rest)?);
         string(&mut rest)?; // its host
         i32(&mut rest)?; // its port
         string(&mut rest)?; // its rack
@@ -96,7 +98,7 @@ mod tests {
     fn an_answer_is_read() -> Result<()> {
         let expected = Cluster {
             id: "id".to_owned(),
-            brokers: 1,
+            brokers: vec![7],
         };
         assert_eq!(parse(ANSWER)?, expected);
         Ok(())

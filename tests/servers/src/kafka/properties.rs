@@ -1,5 +1,6 @@
 //! Kafka's configuration files.
 
+use super::node::Plan;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -17,38 +18,44 @@ logger.life.name=kafka.server.KafkaRaftServer
 logger.life.level=info
 ";
 
-/// `server.properties` of a single node that is broker and controller. Of a setting that is given
-/// twice, Java takes the last.
-pub(super) fn server(
-    port: u16,
-    controller_port: u16,
-    data: &Path,
-    properties: &[(&str, &str)],
-) -> String {
+/// `server.properties` of the node of this number, which is broker and controller. Of a setting that is
+/// given twice, Java takes the last.
+pub(super) fn server(plan: &Plan<'_>, id: u16, data: &Path) -> String {
+    let voters: Vec<_> = (1..)
+        .zip(plan.ports)
+        .map(|(id, [_, controller])| format!("{id}@127.0.0.1:{controller}"))
+        .collect();
+    let [port, controller_port] = plan.ports[usize::from(id) - 1];
+    let replicas = plan.ports.len();
     let mut text = format!(
         "\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={id}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 log.dirs={data}
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-# 50 of each are the default, which a single node takes seconds to create.
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+# 50 of each are the default, which takes seconds to create.
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 ",
-        data = data.display()
+        voters = voters.join(","),
+        data = data.display(),
+        // More than half.
+        in_sync = replicas / 2 + 1,
     );
-    for (name, value) in properties {
+    for (name, value) in plan.properties {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{name}={value}");
     }
