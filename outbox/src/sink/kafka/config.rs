@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::exactly_once::ExactlyOnce;
 use super::properties::{self, Effect};
 use super::security::{KafkaSasl, KafkaTls, TokenSource};
-use super::topics::{NewTopics, Topics};
+use super::topics::{self, NewTopics, Topics};
 use super::{Guarantee, KafkaSink};
 
 /// Configures a [`KafkaSink`].
@@ -93,7 +93,7 @@ impl KafkaSinkBuilder {
     /// share one. Its transactional ids are `outbox.NAME.0` to `outbox.NAME.15`; what was committed is
     /// noted in the topic `outbox.NAME.ledger`, which is made if it is not there: compacted, with 16
     /// partitions. On a cluster with ACLs the runner needs WRITE and DESCRIBE on both, and READ on the
-    /// ledger.
+    /// ledger, and CREATE unless the ledger is there.
     ///
     /// It costs a transaction for each batch of a lane: some milliseconds of latency, and a producer a
     /// lane. It needs Kafka 2.5 or later, and [`PostgresStore`](crate::store::PostgresStore).
@@ -171,7 +171,8 @@ impl KafkaSinkBuilder {
     /// wait until somebody does.
     ///
     /// `replication`: `None` leaves it to the brokers' `default.replication.factor`. The sink needs the
-    /// right to CREATE topics.
+    /// right to CREATE topics, and can't have it by tokens of
+    /// [`KafkaSasl::oauth_bearer`].
     #[must_use]
     pub fn create_topics(mut self, partitions: u32, replication: Option<u32>) -> Self {
         self.new_topics = Some(NewTopics {
@@ -285,6 +286,9 @@ impl KafkaSinkBuilder {
         }
         if let Some(topics) = &self.new_topics {
             topics.check().map_err(KafkaConfigError::new)?;
+            if self.tokens.is_some() {
+                return Err(KafkaConfigError::new(topics::NO_TOKENS));
+            }
         }
         let mut weaker = Vec::new();
         // Sorted, so that the same one is named each time.

@@ -34,6 +34,11 @@ impl Connection {
         }))
     }
 
+    /// Whether the application makes tokens for it.
+    pub(super) fn makes_tokens(&self) -> bool {
+        self.0.tokens.is_some()
+    }
+
     /// What is wrong with the connections, as far as it is known. Wrong credentials, or a name that can't
     /// be resolved, show only here: the messages themselves just time out.
     pub(super) fn trouble(&self) -> Option<String> {
@@ -75,10 +80,15 @@ impl ClientContext for Connection {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // How many brokers are down does not tell why.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            tracing::debug!("Kafka: {reason}");
-            return;
+        match error.rdkafka_error_code() {
+            // How many brokers are down does not tell why.
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                tracing::debug!("Kafka: {reason}");
+                return;
+            }
+            // Asked for, and no trouble.
+            Some(RDKafkaErrorCode::PartitionEOF) => return,
+            _ => {}
         }
         let reason = without_counts(reason);
         let mut trouble = self.lock();
@@ -131,6 +141,7 @@ mod tests {
             "b:1: wrong password (after 3ms in state AUTH, 2 identical error(s) suppressed)",
         );
         error(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        error(RDKafkaErrorCode::PartitionEOF, "the end");
         assert_eq!(connection.trouble().as_deref(), Some("b:1: wrong password"));
         connection.is_well();
         assert_eq!(connection.trouble(), None);

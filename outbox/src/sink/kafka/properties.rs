@@ -189,8 +189,11 @@ pub(super) fn effect(name: &str, value: &str) -> Effect {
 pub(super) fn of_connection(client: &ClientConfig) -> ClientConfig {
     let mut connection = ClientConfig::new();
     connection.set_log_level(RDKafkaLogLevel::Info);
-    for (name, value) in client.config_map() {
-        if OF_CONNECTIONS.iter().any(|of| name.starts_with(of)) {
+    for name in client.config_map().into_keys() {
+        // The map hides passwords.
+        if let Some(value) = client.get(name)
+            && OF_CONNECTIONS.iter().any(|of| name.starts_with(of))
+        {
             connection.set(name, value);
         }
     }
@@ -258,5 +261,6 @@ mod tests {
         let mut names: Vec<_> = connection.config_map().keys().copied().collect();
         names.sort_unstable();
         assert_eq!(names, ["bootstrap.servers", "sasl.password"]);
+        assert_eq!(connection.get("sasl.password"), Some("p"));
     }
 }

@@ -120,6 +120,10 @@ impl KafkaSasl {
     /// A bearer token (RFC 7628). `source` makes one whenever it is needed: at the start, and each time when
     /// four fifths of the lifetime of the last one are over. It may block. Needs the feature `kafka-ssl`.
     ///
+    /// Topics can't be made with it, neither by
+    /// [`create_topics`](super::KafkaSinkBuilder::create_topics) nor the ledger of
+    /// [`exactly_once`](super::KafkaSinkBuilder::exactly_once), which has to be there.
+    ///
     /// librdkafka can ask an OpenID provider itself, if it is built with the feature `kafka-oidc`: set its
     /// properties `sasl.oauthbearer.method` and following by name.
     ///

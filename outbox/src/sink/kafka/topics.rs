@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 
 use super::super::{SinkError, SinkErrorKind};
 use super::connection::Connection;
@@ -16,6 +17,9 @@ use crate::store::StoredMessage;
 
 /// Of so many topics the partitions are watched. Each costs a request at each look.
 const WATCHED: usize = 256;
+
+/// rdkafka's client for administration does not hear that librdkafka wants a token.
+pub(super) const NO_TOKENS: &str = "topics can't be made with tokens by `KafkaSasl::oauth_bearer`";
 
 /// How topics are made that do not exist.
 #[derive(Clone, Copy, Debug)]
@@ -147,20 +151,40 @@ impl Topics {
     }
 
     /// Makes a topic of the outbox's own, compacted, if it is not there.
-    pub(super) async fn make_compacted(&self, topic: &str, partitions: i32) -> Result<(), String> {
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1))
+    pub(super) async fn make_compacted(&self, topic: &str, wanted: i32) -> Result<(), SinkError> {
+        let (topics, name) = (self.clone(), topic.to_owned());
+        let found = tokio::task::spawn_blocking(move || topics.partitions_of(&name))
+            .await
+            .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))?;
+        match found {
+            None => {}
+            Some(count) if count >= wanted as usize => return Ok(()),
+            Some(count) => {
+                return Err(SinkError::fatal(format!(
+                    "the topic {topic:?} has {count} partitions, and needs {wanted}; delete it if it \
+                     is not in use, or add partitions to it"
+                )));
+            }
+        }
+        let new = NewTopic::new(topic, wanted, TopicReplication::Fixed(-1))
             .set("cleanup.policy", "compact")
             // Small, so that what is superseded goes soon.
             .set("segment.bytes", "16777216");
-        let admin = self.admin().map_err(|error| error.to_string())?;
-        let created = admin.create_topics([&new], &self.options()).await;
-        match created
-            .map_err(|error| error.to_string())?
-            .into_iter()
-            .next()
-        {
+        let failed = |reason: String| {
+            SinkError::unavailable(format!(
+                "the topic {topic:?} can't be made ({reason}); allow it, or make it: compacted and with \
+                 {wanted} partitions"
+            ))
+        };
+        if self.connection().makes_tokens() {
+            return Err(failed(NO_TOKENS.to_owned()));
+        }
+        let admin = self.admin().map_err(|error| failed(error.to_string()))?;
+        let made = admin.create_topics([&new], &self.options()).await;
+        let made = made.map_err(|error| failed(error.to_string()))?;
+        match made.into_iter().next() {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
-                Err(code.to_string())
+                Err(failed(code.to_string()))
             }
             _ => Ok(()),
         }
@@ -180,42 +204,57 @@ impl Topics {
     /// be reached.
     pub(super) fn look(&self) -> Result<(), SinkError> {
         let known: Vec<_> = lock(&self.0.partitions).keys().cloned().collect();
+        if known.is_empty() {
+            // For all that there are.
+            return self.ask(None).map(drop);
+        }
+        for topic in known {
+            if let Some(count) = self.partitions_of(&topic)? {
+                self.learn(&topic, count);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many partitions a topic has, if it is there.
+    fn partitions_of(&self, topic: &str) -> Result<Option<usize>, SinkError> {
+        let metadata = self.ask(Some(topic))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none());
+        Ok(found.map(|found| found.partitions().len()))
+    }
+
+    fn ask(&self, topic: Option<&str>) -> Result<Metadata, SinkError> {
         let mut probe = lock(&self.0.probe);
         let probe = match &mut *probe {
             Some(probe) => probe,
             none => none.insert(self.new_probe()?),
         };
-        // For what librdkafka has to tell, and the first token if it wants one.
+        // For what librdkafka has to tell, and for the token if it wants one.
         probe.poll(Duration::ZERO);
-        // Before there are any, for all that there are.
-        let asked = match known.is_empty() {
-            true => vec![None],
-            false => known.iter().map(|topic| Some(topic.as_str())).collect(),
-        };
-        for topic in asked {
-            let metadata = probe.fetch_metadata(topic, self.0.patience);
-            probe.poll(Duration::ZERO);
-            let metadata = metadata.map_err(|error| self.away(&error))?;
-            self.0.connection.is_well();
-            for found in metadata.topics() {
-                if Some(found.name()) == topic && found.error().is_none() {
-                    self.learn(found.name(), found.partitions().len());
-                }
+        let metadata = probe.fetch_metadata(topic, self.0.patience);
+        probe.poll(Duration::ZERO);
+        match metadata {
+            Ok(metadata) => {
+                self.connection().is_well();
+                Ok(metadata)
+            }
+            Err(error) => {
+                let reason = self.connection().trouble();
+                let reason = reason.unwrap_or_else(|| error.to_string());
+                Err(SinkError::unavailable(format!(
+                    "the brokers can't be reached: {reason}"
+                )))
             }
         }
-        Ok(())
     }
 
     fn new_probe(&self) -> Result<BaseConsumer<Connection>, SinkError> {
         let (config, connection) = (&self.0.config, self.0.connection.clone());
         BaseConsumer::from_config_and_context(config, connection)
             .map_err(|error| SinkError::fatal(error.to_string()))
-    }
-
-    fn away(&self, error: &KafkaError) -> SinkError {
-        let reason = self.0.connection.trouble();
-        let reason = reason.unwrap_or_else(|| error.to_string());
-        SinkError::unavailable(format!("the brokers can't be reached: {reason}"))
     }
 
     fn learn(&self, topic: &str, count: usize) {

@@ -64,21 +64,8 @@ impl Ledger {
 
     /// Makes the topic if it is not there.
     pub(super) async fn ensure(&self) -> Result<(), SinkError> {
-        self.ready.get_or_try_init(|| self.create()).await.copied()
-    }
-
-    async fn create(&self) -> Result<(), SinkError> {
-        let topic = &self.topic;
-        let made = self.topics.make_compacted(topic, PARTITIONS).await;
-        made.map_err(|reason| {
-            let reason = self.topics.connection().trouble().unwrap_or(reason);
-            SinkError::unavailable(format!(
-                "the ledger {topic:?} can't be made ({reason}); if nothing else is wrong, make it, \
-                 compacted and with {PARTITIONS} partitions, or allow it"
-            ))
-        })?;
-        tracing::debug!(topic, "the ledger is there");
-        Ok(())
+        let make = || self.topics.make_compacted(&self.topic, PARTITIONS);
+        self.ready.get_or_try_init(make).await.copied()
     }
 
     pub(super) fn record(&self, lane: i16, batch: i64, messages: usize) -> LedgerRecord {

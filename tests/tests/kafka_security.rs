@@ -1,0 +1,296 @@
+//! The Kafka sink and brokers that want to know who it is: real ones, with TLS, passwords, tokens and rights.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use diesel::Connection as _;
+use outbox::runner::{Health, HealthWatch, Runner, RunnerThread};
+use outbox::sink::{KafkaSasl, KafkaSink, KafkaSinkBuilder, KafkaTls, KafkaToken, Sink};
+use outbox::store::Store;
+use outbox::{Message, publish_all};
+use outbox_tests::certificates::{Authority, Certificate};
+use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::servers::kafka::{self, Identity, Listener, Secured};
+use outbox_tests::topic::{Kafka, Topic};
+
+const USER: &str = "shop";
+const PASSWORD: &str = "canary-open-sesame";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A broker that knows one user, by any proof.
+struct Site {
+    authority: Authority,
+    server: Secured,
+    /// The plain listener, for the test itself.
+    plain: Kafka,
+}
+
+impl Site {
+    fn start() -> Result<Self> {
+        let authority = Authority::new()?;
+        let own = authority.issue("kafka", &["127.0.0.1"])?;
+        let identity = Identity {
+            certificate: &own.certificate,
+            key: &own.key,
+            authority: authority.certificate(),
+        };
+        // Tokens that are not signed are believed by Kafka's own example of a verifier.
+        let tokens = [
+            (
+                "listener.name.sasl_ssl.sasl.enabled.mechanisms",
+                "PLAIN,SCRAM-SHA-512,OAUTHBEARER",
+            ),
+            (
+                "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config",
+                "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
+                 unsecuredLoginStringClaim_sub=\"broker\";",
+            ),
+        ];
+        let mut server = Secured::start(identity, &[(USER, PASSWORD)], &tokens)?;
+        let plain = Kafka::at(server.plain().bootstrap());
+        Ok(Self {
+            authority,
+            server,
+            plain,
+        })
+    }
+
+    fn sink(&self, listener: Listener) -> KafkaSinkBuilder {
+        let timeout = Duration::from_secs(2);
+        KafkaSink::builder(self.server.bootstrap(listener)).message_timeout(timeout)
+    }
+
+    fn tls(&self) -> KafkaTls {
+        KafkaTls::new().ca_pem(self.authority.certificate())
+    }
+
+    /// Only these users may write to the topic from now on.
+    fn grant(&mut self, topic: &str, user: &str) -> Result<()> {
+        let bootstrap = self.server.plain().bootstrap();
+        let output = kafka::tool("org.apache.kafka.tools.AclCommand")?
+            .args(["--bootstrap-server", &bootstrap, "--add"])
+            .args(["--allow-principal", &format!("User:{user}")])
+            .args(["--operation", "All", "--topic", topic])
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(())
+    }
+}
+
+fn start(store: impl Store, sink: impl Sink) -> Result<(RunnerThread, HealthWatch)> {
+    let runner = Runner::builder(store, sink)
+        .poll_interval(Duration::from_millis(50))
+        .build()?;
+    let health = runner.health();
+    Ok((runner.spawn()?, health))
+}
+
+fn write(database: &impl Database, topic: &Topic, text: &str) -> Result<()> {
+    let message = Message::new(topic.name()).with_key("k").with_payload(text);
+    let mut connection = database.connect()?;
+    connection.transaction(|c| publish_all(c, [message]))?;
+    Ok(())
+}
+
+/// Waits until the runner fares as asked for.
+fn wait_for(watch: &HealthWatch, what: &str, is: impl Fn(&Health) -> bool) -> Result<Health> {
+    let mut watch = watch.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    runtime.block_on(async {
+        let waited = tokio::time::timeout(LIMIT, watch.wait_for(|health| is(health))).await;
+        match waited {
+            Ok(health) => health.context("the runner is gone"),
+            Err(_) => Err(anyhow::anyhow!("not {what}: {:?}", watch.get())),
+        }
+    })
+}
+
+/// A token that nobody signed, as RFC 7515 has it.
+fn token() -> KafkaToken {
+    let now = SystemTime::now();
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default().as_secs()
+    };
+    let expires_at = now + Duration::from_secs(300);
+    let (iat, exp) = (seconds(now), seconds(expires_at));
+    let part = |json: String| URL_SAFE_NO_PAD.encode(json);
+    let header = part(r#"{"alg":"none"}"#.into());
+    let claims = part(format!(r#"{{"sub":"{USER}","iat":{iat},"exp":{exp}}}"#));
+    KafkaToken {
+        token: format!("{header}.{claims}."),
+        principal: USER.into(),
+        expires_at,
+    }
+}
+
+/// Each way to prove who one is, in both modes of delivery.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn every_proof_of_identity_is_accepted() -> Result<()> {
+    let mut site = Site::start()?;
+    let Certificate { certificate, key } = site.authority.issue(USER, &[])?;
+    let directory = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> Result<PathBuf> {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path)
+    };
+    let files = KafkaTls::new()
+        .ca_file(file("ca.pem", site.authority.certificate())?)
+        .client_files(file("own.pem", &certificate)?, file("own.key", &key)?);
+    let sinks = [
+        ("TLS", site.sink(Listener::Ssl).tls(site.tls())),
+        (
+            "certificate",
+            site.sink(Listener::Ssl)
+                .tls(site.tls().client_pem(&certificate, &key)),
+        ),
+        ("certificate in files", site.sink(Listener::Ssl).tls(files)),
+        (
+            "PLAIN",
+            site.sink(Listener::SaslSsl)
+                .sasl(KafkaSasl::plain(USER, PASSWORD))
+                .tls(site.tls()),
+        ),
+        (
+            "SCRAM",
+            site.sink(Listener::SaslSsl)
+                .tls(site.tls())
+                .sasl(KafkaSasl::scram_sha_512(USER, PASSWORD)),
+        ),
+        (
+            "token",
+            site.sink(Listener::SaslSsl)
+                .tls(site.tls())
+                .sasl(KafkaSasl::oauth_bearer(|| Ok(token()))),
+        ),
+        (
+            "SCRAM without TLS",
+            site.sink(Listener::SaslPlaintext)
+                .sasl_without_tls(KafkaSasl::scram_sha_512(USER, PASSWORD)),
+        ),
+    ];
+    for (proof, sink) in sinks {
+        // Who is not known by a name is a superuser; the others need to be who they say.
+        let topic = site.plain.create_topic(1)?;
+        site.grant(topic.name(), USER)?;
+        // With tokens the sink can't make it.
+        let ledger = format!("outbox.{}.ledger", topic.name());
+        let _ledger = site.plain.create_named_topic(&ledger, 16)?;
+        let database = Postgres::create()?;
+        for (mode, sink) in [
+            ("at least once", sink.clone()),
+            ("exactly once", sink.exactly_once(topic.name())),
+        ] {
+            let doing = || format!("{proof}, {mode}");
+            let (runner, health) = start(database.store()?, sink.build()?)?;
+            write(&database, &topic, mode)?;
+            let arrived = topic.wait_for(1).with_context(doing)?;
+            assert_eq!(arrived[0].text(), mode, "{proof}");
+            wait_for(&health, "ready", Health::is_ready).with_context(doing)?;
+            assert_eq!(runner.stop()?.delivered, 1);
+        }
+    }
+    Ok(())
+}
+
+/// Who is refused is not ready, and says why; nothing is blamed on a message. (Lines 10 and 29.)
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn who_is_refused_waits_and_says_why() -> Result<()> {
+    let site = Site::start()?;
+    let topic = site.plain.create_topic(1)?;
+    let strangers = KafkaTls::new().ca_pem(Authority::new()?.certificate());
+    let wrong = KafkaSasl::plain(USER, "canary-wrong");
+    let cases = [
+        (
+            "a password",
+            site.sink(Listener::SaslSsl)
+                .tls(site.tls())
+                .sasl(wrong.clone()),
+            "Authentication failed",
+        ),
+        (
+            "a password, in transactions",
+            site.sink(Listener::SaslSsl)
+                .tls(site.tls())
+                .sasl(wrong)
+                .exactly_once(topic.name()),
+            "Authentication failed",
+        ),
+        (
+            "a mechanism",
+            site.sink(Listener::SaslSsl)
+                .tls(site.tls())
+                .sasl(KafkaSasl::scram_sha_256(USER, PASSWORD)),
+            "SCRAM-SHA-256",
+        ),
+        (
+            "an authority",
+            site.sink(Listener::Ssl).tls(strangers),
+            "certificate verify failed",
+        ),
+        (
+            "the system's authorities",
+            site.sink(Listener::Ssl).tls(KafkaTls::new()),
+            "certificate verify failed",
+        ),
+        (
+            "a source of tokens",
+            site.sink(Listener::SaslSsl)
+                .tls(site.tls())
+                .sasl(KafkaSasl::oauth_bearer(
+                    || Err("the vault is closed".into()),
+                )),
+            "the vault is closed",
+        ),
+    ];
+    for (what, sink, reason) in cases {
+        let database = Postgres::create()?;
+        let (runner, health) = start(database.store()?, sink.build()?)?;
+        write(&database, &topic, "waits")?;
+        let told = |health: &Health| health.problems().iter().any(|text| text.contains(reason));
+        let health = wait_for(&health, "told", told).with_context(|| what.to_owned())?;
+        assert!(health.is_live() && !health.is_ready(), "{what}: {health:?}");
+        assert!(!format!("{health:?}").contains("canary"), "{health:?}");
+        assert_eq!((database.waiting()?, database.parked()?), (1, 0), "{what}");
+        assert_eq!(runner.stop()?.delivered, 0);
+    }
+    assert_eq!(topic.count()?, 0);
+    Ok(())
+}
+
+/// Without a right to a topic its messages wait, and follow when it is granted; others go on.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_topic_without_rights_waits_until_they_are_granted() -> Result<()> {
+    let mut site = Site::start()?;
+    let (free, forbidden) = (site.plain.create_topic(1)?, site.plain.create_topic(1)?);
+    site.grant(forbidden.name(), "somebody-else")?;
+    let database = SqliteFile::create()?;
+    let sasl = KafkaSasl::plain(USER, PASSWORD);
+    let sink = site.sink(Listener::SaslPlaintext).sasl_without_tls(sasl);
+    let (runner, health) = start(database.store()?, sink.build()?)?;
+    write(&database, &forbidden, "waits")?;
+    write(&database, &free, "goes on")?;
+    free.wait_for(1)?;
+    let told = |health: &Health| health.waiting_topics().count() == 1;
+    let told = wait_for(&health, "told", told)?;
+    let (topic, reason) = told.waiting_topics().next().context("one")?;
+    assert_eq!(topic, forbidden.name());
+    assert!(reason.contains("not allowed to write"), "{reason}");
+    assert_eq!((database.waiting()?, database.parked()?), (1, 0));
+
+    site.grant(forbidden.name(), USER)?;
+    forbidden.wait_for(1)?;
+    let told = wait_for(&health, "well", |health| health.problems().is_empty())?;
+    assert!(told.is_ready());
+    assert_eq!(runner.stop()?.delivered, 2);
+    Ok(())
+}
