@@ -108,7 +108,8 @@ impl Kafka {
             let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
                 .set("bootstrap.servers", &self.bootstrap)
                 .create()?;
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            // As often as these brokers do it by themselves.
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
             let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let created = runtime.block_on(admin.create_topics([&topic], &options))?;
@@ -140,6 +141,15 @@ pub struct Arrived {
     pub payload: Option<Vec<u8>>,
     /// The headers, in order.
     pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// Where a partition is. Brokers are named by their numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    /// The one that takes messages; -1 if there is none.
+    pub leader: i32,
+    /// Those that have all messages, the leader included.
+    pub in_sync: Vec<i32>,
 }
 
 impl Arrived {
@@ -199,6 +209,25 @@ impl Topic {
         (0..self.partitions)
             .map(|partition| self.end(partition))
             .sum()
+    }
+
+    /// Which broker leads a partition, and which have all that is in it, as far as some broker knows.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers can't be asked.
+    pub fn replicas(&self, partition: i32) -> Result<Replicas> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.name), TIMEOUT)?;
+        let mut partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
+        let found = partitions.find(|found| found.id() == partition);
+        let found = found.with_context(|| format!("no partition {partition}"))?;
+        Ok(Replicas {
+            leader: found.leader(),
+            in_sync: found.isr().to_vec(),
+        })
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
