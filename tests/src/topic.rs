@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
 
@@ -82,6 +83,31 @@ impl Kafka {
         Ok(mock.broker_round_trip_time(1, time)?)
     }
 
+    /// Lets the brokers in this process answer the next requests to write with these errors, one each,
+    /// in place of any that were to come.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn refuse_writes(&self, errors: &[RDKafkaErrorCode]) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        let errors: Vec<_> = errors.iter().map(response).collect::<Result<_>>()?;
+        mock.clear_request_errors(RDKafkaApiKey::Produce);
+        mock.request_errors(RDKafkaApiKey::Produce, &errors);
+        Ok(())
+    }
+
+    /// Lets the brokers in this process say this of a topic, whatever they are asked about it, until they
+    /// say something else of it.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn refuse_topic(&self, name: &str, error: RDKafkaErrorCode) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        Ok(mock.topic_error(name, response(&error)?)?)
+    }
+
     /// Where clients connect.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
@@ -114,7 +140,7 @@ impl Kafka {
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let created = runtime.block_on(admin.create_topics([&topic], &options))?;
             for result in created {
-                result.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
+                result.map_err(|(name, code)| anyhow!("{name}: {code}"))?;
             }
         }
         Topic::new(&self.bootstrap, name.to_owned(), partitions)
@@ -361,6 +387,11 @@ impl Topic {
             result => Ok(result?),
         }
     }
+}
+
+/// As a broker in this process writes it.
+fn response(error: &RDKafkaErrorCode) -> Result<RDKafkaRespErr> {
+    RDKafkaRespErr::try_from(*error as i32).map_err(|_| anyhow!("{error} is no error of a broker"))
 }
 
 fn owned(message: &BorrowedMessage<'_>) -> Arrived {
