@@ -17,6 +17,7 @@ pub mod load;
 pub mod messages;
 pub mod plans;
 pub mod proxy;
+pub mod rig;
 pub mod topic;
 
 pub use outbox_test_servers as servers;

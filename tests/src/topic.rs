@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
 
@@ -82,6 +83,31 @@ impl Kafka {
         Ok(mock.broker_round_trip_time(1, time)?)
     }
 
+    /// Lets the brokers in this process answer the next requests to write with these errors, one each,
+    /// in place of any that were to come.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn refuse_writes(&self, errors: &[RDKafkaErrorCode]) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        let errors: Vec<_> = errors.iter().map(response).collect::<Result<_>>()?;
+        mock.clear_request_errors(RDKafkaApiKey::Produce);
+        mock.request_errors(RDKafkaApiKey::Produce, &errors);
+        Ok(())
+    }
+
+    /// Lets the brokers in this process say this of a topic, whatever they are asked about it, until they
+    /// say something else of it.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn refuse_topic(&self, name: &str, error: RDKafkaErrorCode) -> Result<()> {
+        let mock = self.mock.as_ref().context("not in this process")?;
+        Ok(mock.topic_error(name, response(&error)?)?)
+    }
+
     /// Where clients connect.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
@@ -108,12 +134,13 @@ impl Kafka {
             let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
                 .set("bootstrap.servers", &self.bootstrap)
                 .create()?;
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            // As often as these brokers do it by themselves.
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
             let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let created = runtime.block_on(admin.create_topics([&topic], &options))?;
             for result in created {
-                result.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
+                result.map_err(|(name, code)| anyhow!("{name}: {code}"))?;
             }
         }
         Topic::new(&self.bootstrap, name.to_owned(), partitions)
@@ -140,6 +167,15 @@ pub struct Arrived {
     pub payload: Option<Vec<u8>>,
     /// The headers, in order.
     pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// Where a partition is. Brokers are named by their numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    /// The one that takes messages; -1 if there is none.
+    pub leader: i32,
+    /// Those that have all messages, the leader included.
+    pub in_sync: Vec<i32>,
 }
 
 impl Arrived {
@@ -199,6 +235,25 @@ impl Topic {
         (0..self.partitions)
             .map(|partition| self.end(partition))
             .sum()
+    }
+
+    /// Which broker leads a partition, and which have all that is in it, as far as some broker knows.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers can't be asked.
+    pub fn replicas(&self, partition: i32) -> Result<Replicas> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.name), TIMEOUT)?;
+        let mut partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
+        let found = partitions.find(|found| found.id() == partition);
+        let found = found.with_context(|| format!("no partition {partition}"))?;
+        Ok(Replicas {
+            leader: found.leader(),
+            in_sync: found.isr().to_vec(),
+        })
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
@@ -332,6 +387,11 @@ impl Topic {
             result => Ok(result?),
         }
     }
+}
+
+/// As a broker in this process writes it.
+fn response(error: &RDKafkaErrorCode) -> Result<RDKafkaRespErr> {
+    RDKafkaRespErr::try_from(*error as i32).map_err(|_| anyhow!("{error} is no error of a broker"))
 }
 
 fn owned(message: &BorrowedMessage<'_>) -> Arrived {

@@ -11,5 +11,6 @@ mod guarantees;
 mod outages;
 mod pgbouncer;
 mod pool;
-mod rig;
 mod runners;
+
+use outbox_tests::rig;

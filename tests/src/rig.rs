@@ -1,25 +1,27 @@
-//! What the tests share: a database, a topic, writers, and runners in processes of their own.
+//! What tests under load share: a database, a topic, writers, and runners in processes of their own, and
+//! the judgement of what arrived.
 
 use std::cell::Cell;
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::crash::Step;
+use crate::database::{Database as _, Postgres};
+use crate::history::{Delivered, History, Promise, Verdict};
+use crate::load::{self, Load};
+use crate::servers::process::{self, Orphaned, Process, Signal};
+use crate::topic::{Kafka, Topic};
 use anyhow::{Context as _, Result, bail, ensure};
 use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 use diesel::{PgConnection, QueryResult};
-use outbox_tests::crash::Step;
-use outbox_tests::database::{Database as _, Postgres};
-use outbox_tests::history::{Delivered, History, Promise, Verdict};
-use outbox_tests::load::{self, Load};
-use outbox_tests::servers::process::{self, Orphaned, Process, Signal};
-use outbox_tests::topic::{Kafka, Topic};
 use tempfile::TempDir;
 
 /// Long enough for anything on a machine that is busy with something else.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// As short as the message time-out allows.
 const LEASE: Duration = Duration::from_millis(1_500);
@@ -28,10 +30,14 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_millis(500);
 const PARTITIONS: i32 = 3;
 
 /// Where a test takes place.
-pub(crate) struct Rig {
-    pub(crate) database: Postgres,
-    pub(crate) topic: Topic,
-    pub(crate) rng: fastrand::Rng,
+#[allow(missing_debug_implementations)]
+pub struct Rig {
+    /// Where messages are written.
+    pub database: Postgres,
+    /// Where they go.
+    pub topic: Topic,
+    /// From which all chance comes.
+    pub rng: fastrand::Rng,
     brokers: String,
     seed: u64,
     logs: TempDir,
@@ -40,12 +46,21 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// On the servers that all tests share.
-    pub(crate) fn new() -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// When they can't be reached.
+    pub fn new() -> Result<Self> {
         Self::on(Postgres::create()?, &Kafka::new()?)
     }
 
-    pub(crate) fn on(database: Postgres, kafka: &Kafka) -> Result<Self> {
-        let seed = match std::env::var("OUTBOX_TEST_SEED") {
+    /// On this database and these brokers.
+    ///
+    /// # Errors
+    ///
+    /// When they can't be reached.
+    pub fn on(database: Postgres, kafka: &Kafka) -> Result<Self> {
+        let seed = match env::var("OUTBOX_TEST_SEED") {
             Ok(seed) => seed.parse().context("OUTBOX_TEST_SEED is a number")?,
             Err(_) => fastrand::u64(..),
         };
@@ -64,17 +79,17 @@ impl Rig {
     }
 
     /// Writers for this database and topic.
-    pub(crate) fn load(&self) -> Load {
+    pub fn load(&self) -> Load {
         Load::new(&self.database, self.topic.name(), self.seed)
     }
 
     /// Kafka's address.
-    pub(crate) fn brokers(&self) -> &str {
+    pub fn brokers(&self) -> &str {
         &self.brokers
     }
 
     /// A runner that is not started yet.
-    pub(crate) fn runner(&self) -> Settings {
+    pub fn runner(&self) -> Settings {
         let number = self.runners.get();
         self.runners.set(number + 1);
         Settings {
@@ -91,13 +106,17 @@ impl Rig {
     }
 
     /// A random time below this.
-    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+    pub fn up_to(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.rng.f64())
     }
 
     /// Waits until all that was written has been settled. The writers must have been stopped, or
     /// killed.
-    pub(crate) fn drain(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When something still waits after [`LIMIT`]: with the runners' last words.
+    pub fn drain(&self) -> Result<()> {
         let drained = wait_until("all is settled", || {
             Ok(!load::is_writing(&self.database)?
                 && (self.database.waiting()?, self.database.parked()?) == (0, 0))
@@ -107,7 +126,11 @@ impl Rig {
 
     /// Compares what was committed with what arrived, when nothing writes any more, and shows what it
     /// found.
-    pub(crate) fn judge(&self, promise: Promise) -> Result<Verdict> {
+    ///
+    /// # Errors
+    ///
+    /// When the promise was broken: with the runners' last words.
+    pub fn judge(&self, promise: Promise) -> Result<Verdict> {
         let arrived = match promise {
             Promise::ExactlyOnce => self.topic.read_committed()?,
             _ => self.topic.read_to_end()?,
@@ -148,24 +171,34 @@ impl Rig {
 
 /// How a runner is started.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub struct Settings {
     name: String,
-    pub(crate) database: String,
-    pub(crate) lease: Duration,
-    pub(crate) grace: Duration,
-    pub(crate) message_timeout: Duration,
+    /// The URL of its database.
+    pub database: String,
+    /// How long its leases last.
+    pub lease: Duration,
+    /// How long it takes to stop, at most.
+    pub grace: Duration,
+    /// The sink's time-out.
+    pub message_timeout: Duration,
     /// The name of the outbox.
-    pub(crate) exactly_once: Option<String>,
+    pub exactly_once: Option<String>,
     /// The step at which it dies, of which batch, and how long after its beginning.
-    pub(crate) crash: Option<(Step, usize, Duration)>,
-    pub(crate) brokers: String,
+    pub crash: Option<(Step, usize, Duration)>,
+    /// Kafka's address.
+    pub brokers: String,
     log: PathBuf,
 }
 
 impl Settings {
-    pub(crate) fn start(self) -> Result<RunnerProcess> {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// When the program is missing.
+    pub fn start(self) -> Result<RunnerProcess> {
         let millis = |duration: Duration| duration.as_millis().to_string();
-        let mut command = process::command(env!("CARGO_BIN_EXE_runner"), Orphaned::Kill);
+        let mut command = process::command(program()?, Orphaned::Kill);
         command.args(["--name", &self.name]);
         command.args(["--database", &self.database]);
         command.args(["--brokers", &self.brokers]);
@@ -191,24 +224,38 @@ impl Settings {
 
 /// A runner in a process of its own. Dropping it kills it.
 #[derive(Debug)]
-pub(crate) struct RunnerProcess {
-    pub(crate) name: String,
+pub struct RunnerProcess {
+    /// Its name, in the database as well.
+    pub name: String,
     process: Process,
     log: PathBuf,
 }
 
 impl RunnerProcess {
     /// As a crash.
-    pub(crate) fn kill(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When it lives on.
+    pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
     }
 
-    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses to.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
 
     /// Lets it stop in good order.
-    pub(crate) fn terminate(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When it ends with an error, or not within [`LIMIT`]: with what it has logged.
+    pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         let status = self.wait()?;
         ensure!(status.success(), "{status}: {}", self.log()?);
@@ -216,7 +263,11 @@ impl RunnerProcess {
     }
 
     /// Waits until it has ended.
-    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+    ///
+    /// # Errors
+    ///
+    /// When it lives on after [`LIMIT`]: with what it has logged.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         let mut status = None;
         wait_until("the runner has ended", || {
             status = self.process.ended()?;
@@ -227,13 +278,31 @@ impl RunnerProcess {
     }
 
     /// What it has logged.
-    pub(crate) fn log(&self) -> Result<String> {
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read.
+    pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }
 }
 
+/// The program `runner`. Cargo puts the programs of a package one directory above its tests, and tells
+/// their places to the tests alone.
+fn program() -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    let programs = test.ancestors().nth(2).context("a test in a directory")?;
+    let runner = programs.join("runner");
+    ensure!(runner.is_file(), "{} is not there", runner.display());
+    Ok(runner)
+}
+
 /// Looks again and again, within a limit that no healthy run comes close to.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+///
+/// # Errors
+///
+/// When the condition does not hold within [`LIMIT`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while !condition()? {
         if Instant::now() > deadline {
@@ -245,10 +314,19 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>
 }
 
 /// Begins a transaction that is not the body of a closure.
-pub(crate) fn begin(connection: &mut PgConnection) -> QueryResult<()> {
+///
+/// # Errors
+///
+/// When the statement fails.
+pub fn begin(connection: &mut PgConnection) -> QueryResult<()> {
     AnsiTransactionManager::begin_transaction(connection)
 }
 
-pub(crate) fn commit(connection: &mut PgConnection) -> QueryResult<()> {
+/// Commits what [`begin`] began.
+///
+/// # Errors
+///
+/// When the statement fails.
+pub fn commit(connection: &mut PgConnection) -> QueryResult<()> {
     AnsiTransactionManager::commit_transaction(connection)
 }

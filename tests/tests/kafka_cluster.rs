@@ -1,0 +1,178 @@
+//! A cluster of three real brokers, of which some go and come back under load.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::history::Promise;
+use outbox_tests::rig::{LIMIT, Rig, Settings, wait_until};
+use outbox_tests::servers::kafka::Cluster;
+use outbox_tests::topic::{Kafka, Topic};
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use uuid::Uuid;
+
+/// The partition that is watched. The rig's keys are in all of them.
+const PARTITION: i32 = 0;
+
+/// One test at a time: three nodes are as many as a small machine bears.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start() -> Result<(Cluster, Rig)> {
+    let begin = Instant::now();
+    let cluster = Cluster::start(&[])?;
+    println!("started_after={:?}", begin.elapsed());
+    let rig = Rig::on(Postgres::create()?, &Kafka::at(cluster.bootstrap()))?;
+    wait_until("all replicas are in sync", || Ok(in_sync(&rig.topic, 3)))?;
+    Ok((cluster, rig))
+}
+
+/// Whether the partition is on so many nodes. One that was just started may not know it yet.
+fn in_sync(topic: &Topic, count: usize) -> bool {
+    topic
+        .replicas(PARTITION)
+        .is_ok_and(|replicas| replicas.in_sync.len() == count)
+}
+
+/// Waits until more messages have arrived than there were.
+fn wait_for_more(rig: &Rig) -> Result<()> {
+    let before = rig.topic.count()?;
+    wait_until("messages arrive", || Ok(rig.topic.count()? > before + 50))
+}
+
+/// Twice the node that leads a partition goes away under load, once by a crash and once in good order:
+/// another one takes its place, and it comes back.
+fn change_leaders(promise: Promise, configure: impl Fn(&mut Settings)) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, rig) = start()?;
+    let writers = rig.load().start(3);
+    let mut settings = rig.runner();
+    configure(&mut settings);
+    let mut runner = settings.start()?;
+    for crash in [true, false] {
+        wait_for_more(&rig)?;
+        let leader = rig.topic.replicas(PARTITION)?.leader;
+        let gone = Instant::now();
+        match crash {
+            true => cluster.node(leader)?.kill()?,
+            false => cluster.node(leader)?.stop()?,
+        }
+        wait_until("another node leads", || {
+            let now = rig.topic.replicas(PARTITION);
+            Ok(now.is_ok_and(|now| now.leader != leader && now.leader >= 0))
+        })?;
+        let led = gone.elapsed();
+        wait_for_more(&rig)?;
+        println!(
+            "crash={crash} led_after={led:?} resumed_after={:?}",
+            gone.elapsed()
+        );
+        cluster.node(leader)?.restart()?;
+        wait_until("all replicas are in sync", || Ok(in_sync(&rig.topic, 3)))?;
+    }
+    ensure!(rig.database.parked()? == 0, "a message is blamed");
+    writers.stop()?;
+    rig.drain()?;
+    runner.terminate()?;
+    rig.judge(promise).map(drop)
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_change_of_leaders_loses_and_reorders_nothing() -> Result<()> {
+    change_leaders(Promise::AtLeastOnce, |_| ())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn exactly_once_a_change_of_leaders_repeats_nothing_either() -> Result<()> {
+    change_leaders(Promise::ExactlyOnce, |settings| {
+        // Room for a transaction on a machine that is busy with something else.
+        settings.message_timeout = Duration::from_millis(1_000);
+        settings.lease = Duration::from_millis(3_100);
+        settings.exactly_once = Some(Uuid::new_v4().simple().to_string());
+    })
+}
+
+/// Takes what became of the one message that is sent.
+#[derive(Default)]
+struct Report(Mutex<Option<Option<RDKafkaErrorCode>>>);
+
+impl rdkafka::ClientContext for Report {}
+
+impl ProducerContext for Report {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        let error = result.as_ref().err();
+        *self.0.lock().expect("no panic") = Some(error.and_then(|(e, _)| e.rdkafka_error_code()));
+    }
+}
+
+/// What the brokers say to one message, the first time.
+fn answer(bootstrap: &str, topic: &str) -> Result<Option<RDKafkaErrorCode>> {
+    let producer: BaseProducer<Report> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("acks", "all")
+        .set("retries", "0")
+        .create_with_context(Report::default())?;
+    let record = BaseRecord::<[u8], [u8]>::to(topic)
+        .partition(PARTITION)
+        .payload(b"?");
+    producer
+        .send(record)
+        .map_err(|(error, _): (KafkaError, _)| error)?;
+    producer.flush(LIMIT)?;
+    let answer = producer.context().0.lock().expect("no panic").take();
+    answer.context("no answer")
+}
+
+/// With one node of three left, nothing that is written is safe: the brokers refuse it, and it waits.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn with_too_few_replicas_messages_wait_and_none_is_blamed() -> Result<()> {
+    const AWAY: Duration = Duration::from_secs(3);
+    let _turn = turn();
+    let (mut cluster, rig) = start()?;
+    let probe = Kafka::at(cluster.bootstrap()).create_topic(1)?;
+    wait_until("all replicas are in sync", || Ok(in_sync(&probe, 3)))?;
+    let writers = rig.load().start(2);
+    let mut runner = rig.runner().start()?;
+    wait_for_more(&rig)?;
+    for id in [1, 2] {
+        cluster.node(id)?.stop()?;
+    }
+    wait_until("there are too few replicas", || {
+        let answer = answer(&cluster.bootstrap(), probe.name())?;
+        Ok(answer == Some(RDKafkaErrorCode::NotEnoughReplicas))
+    })?;
+    let begin = Instant::now();
+    let waiting = rig.database.waiting()?;
+    wait_until("messages wait", || {
+        ensure!(rig.database.parked()? == 0, "a message is blamed");
+        Ok(begin.elapsed() > AWAY && rig.database.waiting()? > waiting)
+    })?;
+    let backlog: HashSet<_> = rig.database.waiting_ids()?.into_iter().collect();
+    cluster.restart()?;
+    let back = Instant::now();
+    wait_until("the backlog is settled", || {
+        let waiting = rig.database.waiting_ids()?;
+        Ok(!waiting.iter().any(|id| backlog.contains(id)))
+    })?;
+    println!(
+        "backlog={} settled_after={:?}",
+        backlog.len(),
+        back.elapsed()
+    );
+    ensure!(rig.database.parked()? == 0, "a message is blamed");
+    writers.stop()?;
+    rig.drain()?;
+    runner.terminate()?;
+    rig.judge(Promise::AtLeastOnce).map(drop)
+}

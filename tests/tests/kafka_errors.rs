@@ -1,0 +1,277 @@
+//! What becomes of a message when the broker answers with an error: by rdkafka's own cluster, which can be
+//! told to.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use outbox::Message;
+use outbox::sink::{KafkaSink, KafkaSinkBuilder, Outcome, Sink as _, SinkErrorKind};
+use outbox::store::{Position, StoredMessage};
+use outbox_tests::topic::{Kafka, Topic};
+use rdkafka::error::RDKafkaErrorCode::{self as Error, *};
+use tokio::runtime::{Builder, Runtime};
+
+use self::Fate::*;
+
+/// What the sink says of messages of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// They are there.
+    Delivered,
+    /// The first is tried again, with all others.
+    Unavailable,
+    /// The first is tried again, with those of its topic.
+    TopicUnavailable,
+    /// The broker refuses them.
+    Rejected,
+}
+
+/// Each error that a broker may answer a request to write with; what becomes of the messages if it does so
+/// once; and if it does so always.
+const ANSWERS: &[(Error, Fate, Fate)] = &[
+    // It will pass: librdkafka tries again, until the messages time out.
+    (RequestTimedOut, Delivered, Unavailable),
+    (NotEnoughReplicas, Delivered, Unavailable),
+    (NotEnoughReplicasAfterAppend, Delivered, Unavailable),
+    (LeaderNotAvailable, Delivered, Unavailable),
+    (NotLeaderForPartition, Delivered, Unavailable),
+    (KafkaStorageError, Delivered, Unavailable),
+    (UnknownTopicOrPartition, Delivered, Unavailable),
+    // A checksum was wrong.
+    (InvalidMessage, Delivered, Unavailable),
+    // What the broker knew of the producer has expired.
+    (UnknownProducerId, Delivered, Unavailable),
+    // Not an answer: the broker closes the connection.
+    (BrokerTransportFailure, Delivered, Unavailable),
+    // It will pass, but librdkafka does not try again.
+    (ThrottlingQuotaExceeded, Unavailable, Unavailable),
+    (Unknown, Unavailable, Unavailable),
+    (ClusterAuthorizationFailed, Unavailable, Unavailable),
+    // Rights can be granted, and a topic waits for them.
+    (TopicAuthorizationFailed, TopicUnavailable, TopicUnavailable),
+    // It is the message.
+    (MessageSizeTooLarge, Rejected, Rejected),
+    (MessageBatchTooLarge, Rejected, Rejected),
+    (InvalidRecord, Rejected, Rejected),
+    (PolicyViolation, Rejected, Rejected),
+    (InvalidTimestamp, Rejected, Rejected),
+    (UnsupportedCompressionType, Rejected, Rejected),
+    // It has come before.
+    (DuplicateSequenceNumber, Delivered, Delivered),
+];
+
+/// What a broker may say of a topic as such.
+const TOPICS: &[(Error, Fate)] = &[
+    (UnknownTopicOrPartition, TopicUnavailable),
+    (TopicAuthorizationFailed, TopicUnavailable),
+    (LeaderNotAvailable, Unavailable),
+];
+
+/// More than are sent while messages wait to time out.
+const ALWAYS: usize = 100_000;
+
+/// Messages do not time out by chance where something else is expected.
+const LONG: Duration = Duration::from_secs(20);
+
+/// Where it is expected, nobody waits longer than needed.
+const SHORT: Duration = Duration::from_millis(500);
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// So long that messages of a batch go in one request also on a busy machine, and meet one answer.
+const TOGETHER: &str = "200";
+
+/// A sink for brokers and a topic of its own, and what was sent to it.
+struct Bench {
+    sink: KafkaSink,
+    topic: Topic,
+    // They do not leave their thread, and live as long as they are used.
+    kafka: Kafka,
+    runtime: Runtime,
+}
+
+impl Bench {
+    fn new(configure: impl Fn(KafkaSinkBuilder) -> KafkaSinkBuilder) -> Result<Self> {
+        let kafka = Kafka::in_process()?;
+        let bench = Self {
+            topic: kafka.create_topic(1)?,
+            sink: configure(KafkaSink::builder(kafka.bootstrap())).build()?,
+            kafka,
+            runtime: Builder::new_current_thread().enable_time().build()?,
+        };
+        // Connected, so that it is the messages and not the beginning that fails.
+        bench.insist([0])?;
+        Ok(bench)
+    }
+
+    /// Sends messages of one key, with these numbers.
+    fn send(&self, numbers: &[usize]) -> Vec<Outcome> {
+        let message = |&n: &usize| StoredMessage {
+            position: Position {
+                lane: 0,
+                id: n as i64,
+            },
+            message: Message::new(self.topic.name())
+                .with_key("k")
+                .with_payload(n.to_string()),
+            created_at: SystemTime::now(),
+            defect: None,
+        };
+        let batch: Vec<_> = numbers.iter().map(message).collect();
+        self.runtime.block_on(async {
+            let delivery = self.sink.send(&batch, Instant::now() + LIMIT).await;
+            delivery.await
+        })
+    }
+
+    /// Sends messages again, as a runner does, until all are delivered.
+    fn insist(&self, numbers: impl IntoIterator<Item = usize>) -> Result<()> {
+        let mut left: Vec<_> = numbers.into_iter().collect();
+        let deadline = Instant::now() + LIMIT;
+        while !left.is_empty() {
+            let outcomes = self.send(&left);
+            ensure!(
+                Instant::now() < deadline,
+                "{left:?} are not delivered: {outcomes:?}"
+            );
+            let failed = outcomes.iter().position(|outcome| outcome.is_err());
+            left.drain(..failed.unwrap_or(left.len()));
+        }
+        Ok(())
+    }
+
+    /// The numbers of what arrived.
+    fn arrived(&self) -> Result<Vec<usize>> {
+        let arrived = self.topic.read_to_end()?;
+        let numbers = arrived.iter().map(|message| Ok(message.text().parse()?));
+        numbers.collect()
+    }
+
+    /// What became of the messages of a batch. Behind one that failed the others may have been skipped.
+    fn fate(outcomes: &[Outcome]) -> Result<Fate> {
+        let (first, rest) = outcomes.split_first().context("no outcome")?;
+        let kind = |outcome: &Outcome| outcome.as_ref().err().map(|error| error.kind());
+        for outcome in rest {
+            let alike = kind(outcome) == kind(first);
+            let skipped = first.is_err() && kind(outcome) == Some(SinkErrorKind::Skipped);
+            ensure!(alike || skipped, "they differ: {outcomes:?}");
+        }
+        Ok(match kind(first) {
+            None => Delivered,
+            Some(SinkErrorKind::Unavailable) => Unavailable,
+            Some(SinkErrorKind::TopicUnavailable) => TopicUnavailable,
+            Some(SinkErrorKind::Rejected) => Rejected,
+            Some(_) => bail!("{outcomes:?}"),
+        })
+    }
+}
+
+/// Writes while the broker answers so often with an error, and afterwards with the same sink.
+fn answer(error: Error, times: usize, expected: Fate) -> Result<()> {
+    let timeout = match (times, expected) {
+        (ALWAYS, Unavailable) => SHORT,
+        _ => LONG,
+    };
+    let bench = Bench::new(|sink| sink.set("linger.ms", TOGETHER).message_timeout(timeout))?;
+    bench.kafka.refuse_writes(&vec![error; times])?;
+    let outcomes = bench.send(&[1, 2, 3]);
+    let fate = Bench::fate(&outcomes)?;
+    ensure!(fate == expected, "{fate:?}: {outcomes:?}");
+    bench.kafka.refuse_writes(&[])?;
+    if fate != Delivered {
+        bench.insist(1..=3)?;
+    }
+    bench.insist([4])?;
+
+    let arrived = bench.arrived()?;
+    // Said to be there already, which in truth they were not.
+    let expected = match error {
+        DuplicateSequenceNumber => vec![0, 4],
+        _ => vec![0, 1, 2, 3, 4],
+    };
+    ensure!(arrived == expected, "{arrived:?} arrived");
+    Ok(())
+}
+
+/// Runs each case on a thread of its own, since most of them wait.
+fn each<T: Copy + Send + std::fmt::Debug>(
+    cases: impl IntoIterator<Item = T>,
+    test: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
+    let test = &test;
+    std::thread::scope(|scope| {
+        let start = |case| (case, scope.spawn(move || test(case)));
+        let threads: Vec<_> = cases.into_iter().map(start).collect();
+        let mut failed = String::new();
+        for (case, thread) in threads {
+            if let Err(error) = thread.join().expect("no panic") {
+                failed.push_str(&format!("\n{case:?}: {error:#}"));
+            }
+        }
+        ensure!(failed.is_empty(), "{failed}");
+        Ok(())
+    })
+}
+
+#[test]
+fn each_error_of_a_broker_that_answers_with_it_once_has_its_outcome() -> Result<()> {
+    each(ANSWERS.iter().copied(), |(error, once, _)| {
+        answer(error, 1, once)
+    })
+}
+
+#[test]
+fn each_error_of_a_broker_that_always_answers_with_it_has_its_outcome() -> Result<()> {
+    each(ANSWERS.iter().copied(), |(error, _, always)| {
+        answer(error, ALWAYS, always)
+    })
+}
+
+#[test]
+fn each_error_of_a_topic_has_its_outcome() -> Result<()> {
+    each(TOPICS.iter().copied(), |(error, expected)| {
+        let kafka = Kafka::in_process()?;
+        let topic = kafka.create_topic(1)?;
+        kafka.refuse_topic(topic.name(), error)?;
+        let bench = Bench {
+            sink: KafkaSink::builder(kafka.bootstrap()).build()?,
+            topic,
+            kafka,
+            runtime: Builder::new_current_thread().enable_time().build()?,
+        };
+        let outcomes = bench.send(&[1, 2, 3]);
+        let fate = Bench::fate(&outcomes)?;
+        ensure!(fate == expected, "{fate:?}: {outcomes:?}");
+        bench.kafka.refuse_topic(bench.topic.name(), NoError)?;
+        bench.insist(1..=3)?;
+        let arrived = bench.arrived()?;
+        ensure!(arrived == [1, 2, 3], "{arrived:?} arrived");
+        Ok(())
+    })
+}
+
+/// `send` waits while librdkafka's queue is full, and goes on in order.
+#[test]
+fn a_full_queue_is_waited_for() -> Result<()> {
+    const QUEUE: usize = 10;
+    const COUNT: usize = 200;
+    const ROUND_TRIP: Duration = Duration::from_millis(20);
+    let bench = Bench::new(|sink| {
+        sink.set("queue.buffering.max.messages", QUEUE.to_string())
+            .message_timeout(LONG)
+    })?;
+    bench.kafka.set_round_trip_time(ROUND_TRIP)?;
+    let numbers: Vec<_> = (1..COUNT).collect();
+    let begin = Instant::now();
+    let outcomes = bench.send(&numbers);
+    let taken = begin.elapsed();
+    assert_eq!(Bench::fate(&outcomes)?, Delivered);
+    // What is on its way counts as queued.
+    let least = ROUND_TRIP * (COUNT / QUEUE - 2) as u32;
+    ensure!(
+        taken > least,
+        "{COUNT} messages in {taken:?}: it was not full"
+    );
+    assert_eq!(bench.arrived()?, (0..COUNT).collect::<Vec<_>>());
+    Ok(())
+}
