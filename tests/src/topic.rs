@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -131,19 +133,72 @@ impl Kafka {
         if let Some(mock) = &self.mock {
             mock.create_topic(name, partitions, 1)?;
         } else {
-            let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-                .set("bootstrap.servers", &self.bootstrap)
-                .create()?;
             // As often as these brokers do it by themselves.
             let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
-            let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
-            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-            let created = runtime.block_on(admin.create_topics([&topic], &options))?;
-            for result in created {
-                result.map_err(|(name, code)| anyhow!("{name}: {code}"))?;
-            }
+            self.administer(async |admin, options| admin.create_topics([&topic], options).await)?;
         }
+        self.topic(name, partitions)
+    }
+
+    /// A topic that is there.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no consumer.
+    pub fn topic(&self, name: &str, partitions: i32) -> Result<Topic> {
         Topic::new(&self.bootstrap, name.to_owned(), partitions)
+    }
+
+    /// Deletes a topic, and waits until it is gone: until then brokers take messages that go with it.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        self.administer(async |admin, options| admin.delete_topics(&[name], options).await)?;
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .create()?;
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let metadata = client.fetch_metadata(Some(name), TIMEOUT)?;
+            if metadata
+                .topics()
+                .iter()
+                .all(|topic| topic.error().is_some())
+            {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{name} is still there");
+        }
+    }
+
+    /// Adds partitions to a topic.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn set_partitions(&self, name: &str, partitions: usize) -> Result<()> {
+        let new = NewPartitions::new(name, partitions);
+        self.administer(async |admin, options| admin.create_partitions([&new], options).await)
+    }
+
+    fn administer(
+        &self,
+        act: impl AsyncFn(
+            &AdminClient<DefaultClientContext>,
+            &AdminOptions,
+        ) -> KafkaResult<Vec<TopicResult>>,
+    ) -> Result<()> {
+        let admin = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .create()?;
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        for result in runtime.block_on(act(&admin, &options))? {
+            result.map_err(|(name, code)| anyhow!("{name}: {code}"))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,15 +1,18 @@
-//! The Kafka sink when brokers misbehave: on rdkafka's own cluster, which can be told to.
+//! The Kafka sink and its topics, and when brokers misbehave: on rdkafka's own cluster, which can be told to.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
 use outbox::runner::{Runner, RunnerThread};
-use outbox::sink::KafkaSink;
+use outbox::sink::{KafkaSink, Sink as _};
+use outbox::store::{Position, StoredMessage};
 use outbox::{Message, publish_all};
-use outbox_tests::database::{Database, SqliteFile};
+use outbox_tests::database::{Database, Postgres, SqliteFile};
 use outbox_tests::topic::{Arrived, Kafka};
+use uuid::Uuid;
 
 /// So short that a message times out while the broker is away.
 const TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -23,7 +26,7 @@ fn start(database: &SqliteFile, bootstrap: &str) -> Result<RunnerThread> {
 }
 
 /// Waits until so many messages wait in the table.
-fn wait_for_waiting(database: &SqliteFile, count: i64) -> Result<()> {
+fn wait_for_waiting(database: &impl Database, count: i64) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while database.waiting()? != count {
         ensure!(Instant::now() < deadline, "{} wait", database.waiting()?);
@@ -161,4 +164,100 @@ fn a_missing_topic_waits_until_it_is_created() -> Result<()> {
     assert_eq!(missing.read_to_end()?, []);
     assert_eq!((database.waiting()?, database.parked()?), (0, 0));
     Ok(())
+}
+
+/// Missing topics are made if that is wanted, also one that was deleted meanwhile.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn missing_topics_are_made() -> Result<()> {
+    const PARTITIONS: i32 = 3;
+    let kafka = Kafka::new()?;
+    let name = format!("test-{}", Uuid::new_v4().simple());
+    let database = Postgres::create()?;
+    let mut connection = database.connect()?;
+    let sink = KafkaSink::builder(kafka.bootstrap()).create_topics(PARTITIONS as u32, None);
+    for (sink, half) in [
+        (sink.clone(), 0..20),
+        (sink.exactly_once(name.clone()), 20..40),
+    ] {
+        let runner = Runner::builder(database.store()?, sink.build()?)
+            .build()?
+            .spawn()?;
+        for half in [half.start..half.start + 10, half.start + 10..half.end] {
+            let messages = half.map(|n: i32| Message::new(&name).with_payload(n.to_string()));
+            connection.transaction(|c| publish_all(c, messages))?;
+            wait_for_waiting(&database, 0)?;
+            // It has the partitions that were asked for, or there would be no end of the last one.
+            let made = kafka.topic(&name, PARTITIONS)?;
+            assert_eq!(made.read_committed()?.len(), 10);
+            kafka.delete_topic(&name)?;
+        }
+        assert_eq!(runner.stop()?.delivered, 20);
+    }
+    Ok(())
+}
+
+/// Keys go elsewhere when there are more partitions: that is told.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_change_of_partitions_is_told() -> Result<()> {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .init();
+    let (kafka, topic) = tokio::task::block_in_place(|| {
+        let kafka = Kafka::new()?;
+        let topic = kafka.create_topic(2)?;
+        anyhow::Ok((kafka, topic))
+    })?;
+    let sink = KafkaSink::builder(kafka.bootstrap()).build()?;
+    let message = StoredMessage {
+        position: Position { lane: 0, id: 1 },
+        message: Message::new(topic.name()),
+        created_at: SystemTime::now(),
+        defect: None,
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let outcomes = sink.send(&[message], deadline).await.await;
+    assert_eq!(outcomes, [Ok(())]);
+    let told = || log.text().contains("the number of partitions has changed");
+    for _ in 0..2 {
+        sink.check().await?;
+        assert!(!told(), "{}", log.text());
+    }
+    tokio::task::block_in_place(|| kafka.set_partitions(topic.name(), 5))?;
+    while !told() {
+        ensure!(Instant::now() < deadline, "it is not told: {}", log.text());
+        sink.check().await?;
+    }
+    let text = log.text();
+    let line = text.lines().find(|line| line.contains("partitions"));
+    let named = |line: &str| {
+        line.contains(topic.name()) && line.contains("before=2") && line.contains("now=5")
+    };
+    assert!(line.is_some_and(named), "{text}");
+    Ok(())
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

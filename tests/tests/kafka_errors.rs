@@ -106,6 +106,11 @@ impl Bench {
 
     /// Sends messages of one key, with these numbers.
     fn send(&self, numbers: &[usize]) -> Vec<Outcome> {
+        self.send_within(numbers, LIMIT)
+    }
+
+    /// The same under a lease that lasts so long.
+    fn send_within(&self, numbers: &[usize], lease: Duration) -> Vec<Outcome> {
         let message = |&n: &usize| StoredMessage {
             position: Position {
                 lane: 0,
@@ -119,7 +124,7 @@ impl Bench {
         };
         let batch: Vec<_> = numbers.iter().map(message).collect();
         self.runtime.block_on(async {
-            let delivery = self.sink.send(&batch, Instant::now() + LIMIT).await;
+            let delivery = self.sink.send(&batch, Instant::now() + lease).await;
             delivery.await
         })
     }
@@ -273,5 +278,99 @@ fn a_full_queue_is_waited_for() -> Result<()> {
         "{COUNT} messages in {taken:?}: it was not full"
     );
     assert_eq!(bench.arrived()?, (0..COUNT).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// librdkafka's producer does nothing any more when it can't tell what the broker has: another one takes its
+/// place. (Line 30.)
+#[test]
+fn a_producer_that_failed_for_good_is_replaced() -> Result<()> {
+    let bench = Bench::new(|sink| sink.set("linger.ms", TOGETHER).message_timeout(LONG))?;
+    for round in 0..8 {
+        let first = round * 3 + 1;
+        bench.kafka.refuse_writes(&[OutOfOrderSequenceNumber])?;
+        let outcomes = bench.send(&[first, first + 1, first + 2]);
+        let fate = Bench::fate(&outcomes)?;
+        ensure!(fate == Unavailable, "{fate:?}: {outcomes:?}");
+        bench.insist(first..first + 3)?;
+    }
+    assert_eq!(bench.arrived()?, (0..25).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// If none of them delivers anything, somebody has to see to it.
+#[test]
+fn producers_that_fail_one_after_the_other_end_it() -> Result<()> {
+    let kafka = Kafka::in_process()?;
+    let bench = Bench {
+        topic: kafka.create_topic(1)?,
+        sink: KafkaSink::builder(kafka.bootstrap()).build()?,
+        kafka,
+        runtime: Builder::new_current_thread().enable_time().build()?,
+    };
+    bench
+        .kafka
+        .refuse_writes(&vec![OutOfOrderSequenceNumber; ALWAYS])?;
+    for _ in 0..5 {
+        let outcomes = bench.send(&[1]);
+        assert_eq!(Bench::fate(&outcomes)?, Unavailable, "{outcomes:?}");
+    }
+    let outcomes = bench.send(&[1]);
+    let error = outcomes[0].as_ref().err().context("an error")?;
+    assert_eq!(error.kind(), SinkErrorKind::Fatal);
+    assert!(error.to_string().contains("5 producers failed"), "{error}");
+    Ok(())
+}
+
+/// What a broker refuses late is passed by messages of its key that were on their way, and is not with one
+/// of each key in flight.
+#[test]
+fn one_in_flight_of_each_key_is_not_passed() -> Result<()> {
+    let bench = |sink: fn(KafkaSinkBuilder) -> KafkaSinkBuilder| -> Result<Bench> {
+        // Each message in a request of its own, all of which are on their way when the first is refused.
+        let bench = Bench::new(|builder| {
+            let builder = builder.set("batch.num.messages", "1").message_timeout(LONG);
+            sink(builder)
+        })?;
+        bench
+            .kafka
+            .set_round_trip_time(Duration::from_millis(200))?;
+        bench.kafka.refuse_writes(&[InvalidRecord])?;
+        Ok(bench)
+    };
+    let kinds = |outcomes: Vec<Outcome>| -> Vec<_> {
+        let kind = |outcome: Outcome| outcome.err().map(|error| error.kind());
+        outcomes.into_iter().map(kind).collect()
+    };
+    let (refused, skipped) = (Some(SinkErrorKind::Rejected), Some(SinkErrorKind::Skipped));
+
+    let pipelined = bench(|sink| sink)?;
+    assert_eq!(kinds(pipelined.send(&[1, 2, 3])), [refused, None, None]);
+    assert_eq!(pipelined.arrived()?, [0, 2, 3]);
+
+    let strict = bench(|sink| sink.in_flight_per_key(1))?;
+    assert_eq!(kinds(strict.send(&[1, 2, 3])), [refused, skipped, skipped]);
+    strict.kafka.set_round_trip_time(Duration::ZERO)?;
+    strict.insist(1..100)?;
+    assert_eq!(strict.arrived()?, (0..100).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// What does not come to its turn before the lease ends is left to the runner.
+#[test]
+fn turns_end_with_the_lease() -> Result<()> {
+    let bench = Bench::new(|sink| sink.in_flight_per_key(1).message_timeout(LONG))?;
+    bench.kafka.set_round_trip_time(Duration::from_millis(50))?;
+    let lease = Duration::from_millis(500);
+    let outcomes = bench.send_within(&(1..100).collect::<Vec<_>>(), lease);
+    let delivered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    ensure!((1..50).contains(&delivered), "{delivered} in {lease:?}");
+    let skipped =
+        |outcome: &Outcome| matches!(outcome, Err(e) if e.kind() == SinkErrorKind::Skipped);
+    assert!(outcomes[..delivered].iter().all(|outcome| outcome.is_ok()));
+    assert!(outcomes[delivered..].iter().all(skipped), "{outcomes:?}");
+    bench.kafka.set_round_trip_time(Duration::ZERO)?;
+    bench.insist(delivered + 1..100)?;
+    assert_eq!(bench.arrived()?, (0..100).collect::<Vec<_>>());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use outbox::sink::{KafkaSink, SinkErrorKind};
+use outbox::sink::{KafkaSink, KafkaSinkBuilder, SinkErrorKind};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message, RESERVED_PREFIX};
 use outbox_tests::topic::{Arrived, Kafka, Topic};
@@ -15,10 +15,11 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(kafka: &Kafka) -> anyhow::Result<Self> {
+    fn new(configure: impl Fn(KafkaSinkBuilder) -> KafkaSinkBuilder) -> anyhow::Result<Self> {
+        let kafka = Kafka::new()?;
         Ok(Self {
             topic: kafka.create_topic(1)?,
-            sink: KafkaSink::builder(kafka.bootstrap()).build()?,
+            sink: configure(KafkaSink::builder(kafka.bootstrap())).build()?,
             arrived: Mutex::default(),
         })
     }
@@ -74,12 +75,22 @@ impl SinkFixture for Fixture {
     }
 }
 
+async fn keeps_its_contract(configure: impl Fn(KafkaSinkBuilder) -> KafkaSinkBuilder) {
+    contract::sink(async || {
+        // Waits for answers on a runtime of its own.
+        tokio::task::block_in_place(|| Fixture::new(&configure).unwrap())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn the_kafka_sink_keeps_its_contract() {
-    contract::sink(async || {
-        // Waits for answers on a runtime of its own.
-        tokio::task::block_in_place(|| Fixture::new(&Kafka::new().unwrap()).unwrap())
-    })
-    .await;
+    keeps_its_contract(|sink| sink).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn with_one_in_flight_of_each_key_it_keeps_it_too() {
+    keeps_its_contract(|sink| sink.in_flight_per_key(1)).await;
 }
