@@ -127,7 +127,7 @@ fn keys() -> Vec<String> {
     let mut keys: Vec<_> = (0..40)
         .map(|n| "k".repeat(n % 13) + &n.to_string())
         .collect();
-    keys.extend(["ä", "日本語", "a key, with: punctuation", "🗝"].map(str::to_owned));
+    keys.extend(["", "ä", "日本語", "a key, with: punctuation", "🗝"].map(str::to_owned));
     keys
 }
 
