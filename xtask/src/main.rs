@@ -4,6 +4,7 @@
 mod apt;
 mod bench;
 mod cargo;
+mod chaos;
 mod diesel;
 mod prerequisites;
 mod servers;
@@ -31,6 +32,9 @@ enum Task {
     Test(test::Args),
     /// Compare the outbox with hand-written loops, on a PostgreSQL and a Kafka of its own
     Bench(bench::Args),
+    /// Let runners and brokers die, again and again, under load, on a PostgreSQL and a Kafka of three nodes
+    /// of its own, and compare what was committed with what arrived
+    Chaos(chaos::Args),
     /// Start a PostgreSQL and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -54,6 +58,7 @@ fn run(task: &Task) -> Result<()> {
     match task {
         Task::Test(args) => test::run(args),
         Task::Bench(args) => bench::run(args),
+        Task::Chaos(args) => chaos::run(args),
         Task::Up => up::run(),
     }
 }

@@ -1,18 +1,23 @@
 //! Both guarantees, while runners die at every step, are paused beyond their leases, and come and go.
 //!
 //! `OUTBOX_TEST_KILLS` says how often a runner dies in each test; by default so often that each step is
-//! met a few times.
+//! met a few times. With `OUTBOX_TEST_CLUSTER` this happens on a cluster of three brokers, one of which
+//! crashes now and then as well. `cargo xtask chaos` sets both.
 
+use std::env;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use outbox_tests::crash::Step;
+use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
+use outbox_tests::servers::kafka::Cluster;
 use outbox_tests::servers::process::Signal;
+use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
-use crate::rig::{Rig, RunnerProcess, Settings, wait_until};
+use crate::rig::{PARTITIONS, Rig, RunnerProcess, Settings, wait_until};
 
 const KILLS: usize = 8;
 
@@ -21,11 +26,55 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_millis(1_000);
 const LEASE: Duration = Duration::from_millis(3_100);
 
 struct Fleet {
+    cluster: Option<Cluster>,
     rig: Rig,
     exactly_once: Option<String>,
 }
 
 impl Fleet {
+    fn new(promise: Promise) -> Result<Self> {
+        let exactly_once = match promise {
+            Promise::ExactlyOnce => Some(Uuid::new_v4().simple().to_string()),
+            _ => None,
+        };
+        if env::var_os("OUTBOX_TEST_CLUSTER").is_none() {
+            return Ok(Self {
+                cluster: None,
+                rig: Rig::new()?,
+                exactly_once,
+            });
+        }
+        let cluster = Cluster::start(&[])?;
+        let brokers = Kafka::at(cluster.bootstrap());
+        Ok(Self {
+            cluster: Some(cluster),
+            rig: Rig::on(Postgres::create()?, &brokers)?,
+            exactly_once,
+        })
+    }
+
+    /// Some broker crashes, if one can be missed. The last one that did is back before.
+    fn crash_broker(&mut self) -> Result<bool> {
+        let Some(cluster) = &mut self.cluster else {
+            return Ok(false);
+        };
+        for node in cluster.nodes() {
+            if !node.is_running()? {
+                node.restart()?;
+            }
+        }
+        // Not a second one before the first has all that it missed: a message is taken when two have it.
+        for partition in 0..PARTITIONS {
+            wait_until("all replicas are in sync", || {
+                let replicas = self.rig.topic.replicas(partition);
+                Ok(replicas.is_ok_and(|replicas| replicas.in_sync.len() == cluster.nodes().len()))
+            })?;
+        }
+        let unlucky = self.rig.rng.usize(..cluster.nodes().len());
+        cluster.nodes()[unlucky].kill()?;
+        Ok(true)
+    }
+
     fn runner(&self) -> Settings {
         let mut settings = self.rig.runner();
         settings.message_timeout = MESSAGE_TIMEOUT;
@@ -47,24 +96,18 @@ impl Fleet {
 /// Three runners share the lanes; again and again one of them dies, and another one is paused for longer
 /// than its lease and goes on as if nothing had happened.
 fn survive(promise: Promise) -> Result<()> {
-    let kills = match std::env::var("OUTBOX_TEST_KILLS") {
+    let kills = match env::var("OUTBOX_TEST_KILLS") {
         Ok(kills) => kills.parse().context("OUTBOX_TEST_KILLS is a number")?,
         Err(_) => KILLS,
     };
-    let exactly_once = match promise {
-        Promise::ExactlyOnce => Some(Uuid::new_v4().simple().to_string()),
-        _ => None,
-    };
-    let mut fleet = Fleet {
-        rig: Rig::new()?,
-        exactly_once,
-    };
+    let mut fleet = Fleet::new(promise)?;
     let mut load = fleet.rig.load();
     // Enough for each lane, so that each runner has something to die of.
     load.keys = 64;
     let writers = load.start(3);
     let mut runners = vec![fleet.runner().start()?, fleet.runner().start()?];
-    let (mut aborted, mut killed, mut paused) = (0, 0, 0);
+    let (mut aborted, mut killed, mut paused, mut brokers) = (0, 0, 0, 0);
+    let begin = Instant::now();
     for kill in 0..kills {
         // Dies at a step …
         let step = Step::ALL[kill % Step::ALL.len()];
@@ -100,13 +143,19 @@ fn survive(promise: Promise) -> Result<()> {
             runners.push(fleet.runner().start()?);
             killed += 1;
         }
+        if kill % 10 == 9 && fleet.crash_broker()? {
+            brokers += 1;
+        }
     }
+    let lasted = begin.elapsed();
     let written = writers.stop()?;
     fleet.rig.drain()?;
     for mut runner in runners {
         runner.terminate()?;
     }
-    println!("aborted={aborted} killed={killed} paused={paused} {written:?}");
+    println!(
+        "aborted={aborted} killed={killed} paused={paused} brokers={brokers} lasted={lasted:?} {written:?}"
+    );
     fleet.rig.judge(promise).map(drop)
 }
 
