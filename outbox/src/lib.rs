@@ -17,6 +17,8 @@ mod error;
 mod event;
 mod header;
 mod key;
+#[cfg(feature = "runner")]
+pub mod manual;
 mod message;
 mod publish;
 #[cfg(feature = "schema-registry")]

@@ -1,0 +1,18 @@
+//! The manual: how the parts behave, and how to run them.
+//!
+//! | page | what it tells |
+//! |---|---|
+//! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
+//! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
+//! | [`health`] | what a runner tells about itself: probes, events, logs |
+
+#[cfg(feature = "kafka")]
+#[doc = include_str!("exactly_once.md")]
+pub mod exactly_once {}
+
+#[doc = include_str!("health.md")]
+pub mod health {}
+
+#[cfg(feature = "kafka")]
+#[doc = include_str!("kafka.md")]
+pub mod kafka {}
