@@ -13,9 +13,11 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
+
+pub use rdkafka::types::RDKafkaApiKey as ApiKey;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -92,10 +94,19 @@ impl Kafka {
     ///
     /// When they are not in this process.
     pub fn refuse_writes(&self, errors: &[RDKafkaErrorCode]) -> Result<()> {
+        self.refuse(ApiKey::Produce, errors)
+    }
+
+    /// The same for any kind of request.
+    ///
+    /// # Errors
+    ///
+    /// When they are not in this process.
+    pub fn refuse(&self, requests: ApiKey, errors: &[RDKafkaErrorCode]) -> Result<()> {
         let mock = self.mock.as_ref().context("not in this process")?;
         let errors: Vec<_> = errors.iter().map(response).collect::<Result<_>>()?;
-        mock.clear_request_errors(RDKafkaApiKey::Produce);
-        mock.request_errors(RDKafkaApiKey::Produce, &errors);
+        mock.clear_request_errors(requests);
+        mock.request_errors(requests, &errors);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use outbox::Message;
 use outbox::sink::{KafkaSink, KafkaSinkBuilder, Outcome, Sink as _, SinkErrorKind};
 use outbox::store::{Position, StoredMessage};
+use outbox_tests::cases::each;
 use outbox_tests::topic::{Kafka, Topic};
 use rdkafka::error::RDKafkaErrorCode::{self as Error, *};
 use tokio::runtime::{Builder, Runtime};
@@ -47,14 +48,14 @@ const ANSWERS: &[(Error, Fate, Fate)] = &[
     (ThrottlingQuotaExceeded, Unavailable, Unavailable),
     (Unknown, Unavailable, Unavailable),
     (ClusterAuthorizationFailed, Unavailable, Unavailable),
-    // Rights can be granted, and a topic waits for them.
+    // Rights can be granted, and a clock corrected, and the topic waits for it.
     (TopicAuthorizationFailed, TopicUnavailable, TopicUnavailable),
+    (InvalidTimestamp, TopicUnavailable, TopicUnavailable),
     // It is the message.
     (MessageSizeTooLarge, Rejected, Rejected),
     (MessageBatchTooLarge, Rejected, Rejected),
     (InvalidRecord, Rejected, Rejected),
     (PolicyViolation, Rejected, Rejected),
-    (InvalidTimestamp, Rejected, Rejected),
     (UnsupportedCompressionType, Rejected, Rejected),
     // It has come before.
     (DuplicateSequenceNumber, Delivered, Delivered),
@@ -196,26 +197,6 @@ fn answer(error: Error, times: usize, expected: Fate) -> Result<()> {
     };
     ensure!(arrived == expected, "{arrived:?} arrived");
     Ok(())
-}
-
-/// Runs each case on a thread of its own, since most of them wait.
-fn each<T: Copy + Send + std::fmt::Debug>(
-    cases: impl IntoIterator<Item = T>,
-    test: impl Fn(T) -> Result<()> + Sync,
-) -> Result<()> {
-    let test = &test;
-    std::thread::scope(|scope| {
-        let start = |case| (case, scope.spawn(move || test(case)));
-        let threads: Vec<_> = cases.into_iter().map(start).collect();
-        let mut failed = String::new();
-        for (case, thread) in threads {
-            if let Err(error) = thread.join().expect("no panic") {
-                failed.push_str(&format!("\n{case:?}: {error:#}"));
-            }
-        }
-        ensure!(failed.is_empty(), "{failed}");
-        Ok(())
-    })
 }
 
 #[test]

@@ -23,7 +23,6 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
         | Code::InvalidMessageSize
         | Code::InvalidRecord
         | Code::PolicyViolation
-        | Code::InvalidTimestamp
         | Code::UnsupportedCompressionType
         | Code::InvalidTopic
         | Code::InvalidArgument => {
@@ -31,6 +30,11 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
         }
         Code::UnknownPartition => SinkError::rejected(format!(
             "topic {topic:?} has no such partition; add partitions to it, or correct the message"
+        )),
+        // The time is that of sending, by this machine's clock: no message is to blame.
+        Code::InvalidTimestamp => SinkError::topic_unavailable(format!(
+            "topic {topic:?} refuses the time of this machine's clock ({code}); correct the clock, or \
+             raise `message.timestamp.after.max.ms` of the topic"
         )),
         Code::UnknownTopic | Code::UnknownTopicOrPartition => SinkError::topic_unavailable(
             format!("topic {topic:?} does not exist; create it, and its messages follow"),
@@ -85,6 +89,7 @@ mod tests {
             Code::UnknownTopic,
             Code::UnknownTopicOrPartition,
             Code::TopicAuthorizationFailed,
+            Code::InvalidTimestamp,
         ] {
             assert_eq!(kind(code), TopicUnavailable, "{code:?}");
         }
@@ -93,7 +98,6 @@ mod tests {
             Code::MessageBatchTooLarge,
             Code::InvalidRecord,
             Code::PolicyViolation,
-            Code::InvalidTimestamp,
             Code::UnknownPartition,
         ] {
             assert_eq!(kind(code), Rejected, "{code:?}");
