@@ -145,8 +145,8 @@ impl Store for PostgresStore {
         }
         if !migrated {
             return Err(StoreError::fatal(
-                "it has no table `outbox`; run the migrations: `diesel migration run`, or \
-                 `run_pending_migrations(outbox::migrations::POSTGRES)`",
+                "it has no table `outbox`; run the migrations: `outbox migrate up`, `diesel \
+                 migration run`, or `run_pending_migrations(outbox::migrations::POSTGRES)`",
             ));
         }
         Ok(())

@@ -1,0 +1,5 @@
+//! The program, from outside.
+
+mod program;
+mod run;
+mod settings;
