@@ -1,8 +1,15 @@
 //! Which database, and connections to it.
 
-use outbox::store::PostgresStore;
+use std::time::Duration;
 
-use crate::settings::{DATABASE_URL, Settings};
+use outbox::store::PostgresStore;
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket, tls::NoTlsStream};
+
+use crate::failure::Failure;
+use crate::settings::{DATABASE_URL, DatabaseFlags, Settings};
+
+/// How long it may take to connect, unless the URL has a `connect_timeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The database's URL, if there is one that can be read.
 pub(crate) fn url(settings: &mut Settings) -> Option<String> {
@@ -13,6 +20,13 @@ pub(crate) fn url(settings: &mut Settings) -> Option<String> {
         );
     }
     settings.value(&DATABASE_URL, check_url)
+}
+
+/// The URL of the database, for a command that needs nothing else.
+pub(crate) fn only_url(flags: &DatabaseFlags) -> Result<String, Failure> {
+    let mut settings = Settings::gather(flags);
+    let url = url(&mut settings);
+    settings.verdict(url)
 }
 
 /// Makes sure that a URL can be read. What is wrong with it is not told, since a password may be what is
@@ -26,4 +40,18 @@ pub(crate) fn check_url(url: &str) -> Result<String, String> {
                 .to_owned(),
         ),
     }
+}
+
+/// Connects as the store does.
+pub(crate) async fn connect(
+    url: &str,
+) -> Result<(Client, Connection<Socket, NoTlsStream>), Failure> {
+    let mut config: Config = url.parse()?;
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_TIMEOUT);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("outbox");
+    }
+    Ok(config.connect(NoTls).await?)
 }

@@ -20,6 +20,8 @@ pub(crate) const INTERRUPTED: u8 = 130;
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// The command can't be done as it was given.
+    Usage(String),
     /// Settings are wrong: all that is.
     Settings(Vec<String>),
     /// The database can't be used as it is.
@@ -34,7 +36,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
-            Self::Settings(_) => 2,
+            Self::Usage(_) | Self::Settings(_) => 2,
             Self::Database(_) => 3,
             Self::Interrupted(_) => INTERRUPTED,
         })
@@ -44,9 +46,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Database(text) | Self::Failed(text) | Self::Interrupted(text) => {
-                f.write_str(text)
-            }
+            Self::Usage(text)
+            | Self::Database(text)
+            | Self::Failed(text)
+            | Self::Interrupted(text) => f.write_str(text),
             Self::Settings(problems) => match problems.as_slice() {
                 [problem] => f.write_str(problem),
                 problems => {
@@ -67,5 +70,13 @@ impl From<StoreError> for Failure {
             StoreErrorKind::Fatal => Self::Database(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        // The driver tells what failed; why stands in its source.
+        let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
+        Self::Failed(format!("the database: {error}{}", why.unwrap_or_default()))
     }
 }

@@ -1,9 +1,11 @@
 //! The program `outbox`: the runner as a sidecar, and the operator's tool.
 
+mod ask;
 mod brokers;
 mod database;
 mod failure;
 mod log;
+mod migrate;
 mod redact;
 mod run;
 mod settings;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::failure::Failure;
-use self::settings::RunnerFlags;
+use self::settings::{DatabaseFlags, RunnerFlags};
 
 /// The transactional outbox: moves messages from PostgreSQL to Kafka, and shows and mends what waits
 ///
@@ -32,6 +34,8 @@ struct Cli {
 enum Command {
     /// Move messages to Kafka until SIGTERM or SIGINT; a second signal ends it at once
     Run(RunnerFlags),
+    /// Make or remove the outbox's tables
+    Migrate(migrate::Args),
     /// Print completions for a shell, to be sourced by it
     Completions {
         /// Which shell
@@ -84,6 +88,7 @@ fn execute(command: &Command) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         match command {
             Command::Run(flags) => run::run(flags).await,
+            Command::Migrate(args) => migrate::run(args).await,
             Command::Completions { .. } => Ok(()),
         }
     });

@@ -10,7 +10,10 @@ use super::table::{self, Setting};
 /// with the variables and the file. Not `Debug`: some of it is secret.
 pub(crate) struct Flags<const RUNNER: bool>(pub(super) Vec<(&'static Setting, OsString)>);
 
-/// All flags.
+/// The flags of commands that use the database.
+pub(crate) type DatabaseFlags = Flags<false>;
+
+/// Those and the runner's.
 pub(crate) type RunnerFlags = Flags<true>;
 
 impl<const RUNNER: bool> Flags<RUNNER> {

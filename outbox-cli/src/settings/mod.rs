@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use self::value::Value;
 use crate::failure::Failure;
 
-pub(crate) use self::flags::{Flags, RunnerFlags};
+pub(crate) use self::flags::{DatabaseFlags, Flags, RunnerFlags};
 pub(crate) use self::nearest::{did_you_mean, nearest};
 pub(crate) use self::table::*;
 pub(crate) use self::value::{duration, number, one_of};

@@ -1,5 +1,6 @@
 //! The program, from outside.
 
+mod migrate;
 mod program;
 mod run;
 mod settings;
