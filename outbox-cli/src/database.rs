@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outbox::operator::Operator;
 use outbox::store::PostgresStore;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket, tls::NoTlsStream};
 
@@ -54,4 +55,9 @@ pub(crate) async fn connect(
         config.application_name("outbox");
     }
     Ok(config.connect(NoTls).await?)
+}
+
+/// An operator of the outbox there.
+pub(crate) fn operator(flags: &DatabaseFlags) -> Result<Operator, Failure> {
+    Ok(Operator::new(PostgresStore::new(only_url(flags)?)?))
 }

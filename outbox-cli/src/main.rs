@@ -6,9 +6,12 @@ mod database;
 mod failure;
 mod log;
 mod migrate;
+mod parked;
 mod redact;
 mod run;
 mod settings;
+mod show;
+mod status;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,10 @@ enum Command {
     Run(RunnerFlags),
     /// Make or remove the outbox's tables
     Migrate(migrate::Args),
+    /// Show what waits, who delivers it, and what is parked
+    Status(status::Args),
+    /// See to messages that the brokers refused
+    Parked(parked::Args),
     /// Print completions for a shell, to be sourced by it
     Completions {
         /// Which shell
@@ -89,6 +96,8 @@ fn execute(command: &Command) -> Result<(), Failure> {
         match command {
             Command::Run(flags) => run::run(flags).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Parked(args) => parked::run(args).await,
             Command::Completions { .. } => Ok(()),
         }
     });

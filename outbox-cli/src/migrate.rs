@@ -15,6 +15,7 @@ use outbox::migrations::{POSTGRES, POSTGRES_SQL};
 
 use crate::ask::confirm;
 use crate::failure::Failure;
+use crate::show::print;
 use crate::{DatabaseFlags, database};
 
 /// The migrations are ordinary ones of Diesel, noted in `__diesel_schema_migrations`: an application may
@@ -70,15 +71,15 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn show(action: Action) -> Result<(), Failure> {
-    match action {
-        Action::Up => POSTGRES_SQL.iter().for_each(|m| print!("{}", m.up)),
-        Action::Down => POSTGRES_SQL.iter().rev().for_each(|m| print!("{}", m.down)),
+    let sql: String = match action {
+        Action::Up => POSTGRES_SQL.iter().map(|m| m.up).collect(),
+        Action::Down => POSTGRES_SQL.iter().rev().map(|m| m.down).collect(),
         Action::Status => {
             let text = "`status` has no SQL to show; say `up` or `down`";
             return Err(Failure::Usage(text.into()));
         }
-    }
-    Ok(())
+    };
+    print(&sql)
 }
 
 fn copy(folder: &Path) -> Result<(), Failure> {
@@ -93,7 +94,7 @@ fn copy(folder: &Path) -> Result<(), Failure> {
             let written = write_new(&path, sql);
             written.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
         }
-        println!("{}", folder.display());
+        print(&format!("{}\n", folder.display()))?;
     }
     Ok(())
 }
@@ -129,8 +130,7 @@ async fn migrate(url: &str, action: Action) -> Result<(), Failure> {
     AnsiTransactionManager::commit_transaction(&mut connection)
         .await
         .map_err(failed)?;
-    done.iter().for_each(|line| println!("{line}"));
-    Ok(())
+    print(&done.concat())
 }
 
 type Applied = Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>>;
@@ -149,14 +149,14 @@ fn apply(harness: &mut impl MigrationHarness<Pg>, action: Action) -> Applied {
         lines.push(match (action, is_applied) {
             (Action::Up, false) => {
                 harness.run_migration(migration)?;
-                format!("{name}: made")
+                format!("{name}: made\n")
             }
             (Action::Down, true) => {
                 harness.revert_migration(migration)?;
-                format!("{name}: removed")
+                format!("{name}: removed\n")
             }
-            (_, true) => format!("{name}: is there"),
-            (_, false) => format!("{name}: is not there"),
+            (_, true) => format!("{name}: is there\n"),
+            (_, false) => format!("{name}: is not there\n"),
         });
     }
     Ok(lines)

@@ -18,6 +18,8 @@ mod event;
 mod header;
 mod key;
 mod message;
+#[cfg(all(feature = "postgres", feature = "runner"))]
+pub mod operator;
 mod publish;
 #[cfg(feature = "schema-registry")]
 pub mod registry;
