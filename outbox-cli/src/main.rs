@@ -3,12 +3,14 @@
 mod ask;
 mod brokers;
 mod database;
+mod doctor;
 mod failure;
 mod log;
 mod migrate;
 mod parked;
 mod redact;
 mod run;
+mod send;
 mod settings;
 mod show;
 mod status;
@@ -43,6 +45,10 @@ enum Command {
     Status(status::Args),
     /// See to messages that the brokers refused
     Parked(parked::Args),
+    /// Write one message
+    Send(send::Args),
+    /// Look for what is wrong, and say what to do about it
+    Doctor(doctor::Args),
     /// Print completions for a shell, to be sourced by it
     Completions {
         /// Which shell
@@ -98,6 +104,8 @@ fn execute(command: &Command) -> Result<(), Failure> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Parked(args) => parked::run(args).await,
+            Command::Send(args) => send::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
             Command::Completions { .. } => Ok(()),
         }
     });

@@ -296,34 +296,25 @@ fn a_runner_does_what_the_operator_says() -> Result<()> {
         command.args(["--brokers", kafka.bootstrap(), "--kafka", limit]);
         Running::start(command)
     };
-    let ids = |count: usize, with: &str| -> Result<Vec<String>> {
+    // The first message of a key, once it waits for an operator.
+    let parked = |key: &str| {
         wait(|| {
             let list = said(&database, ["parked", "list"])?;
-            let rows = list.lines().filter(|line| line.contains(with));
-            let ids: Vec<_> = rows
-                .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
-                .collect();
-            Ok((ids.len() == count).then_some(ids))
+            let mut rows = list
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let row = rows.find(|row| row[2] == key && row.contains(&"operator"));
+            Ok(row.map(|row| row[0].to_owned()))
         })
     };
     let mut running = runner("message.max.bytes=500000")?;
-    let parked = ids(2, "operator")?;
-    said(&database, ["parked", "retry", &parked[0]])?;
-    let attempts = format!(
-        "SELECT attempts::bigint AS count FROM outbox_parked WHERE id = {}",
-        parked[0]
-    );
+    let (a, _) = (parked("a")?, parked("b")?);
+    said(&database, ["parked", "retry", &a])?;
+    let attempts = format!("SELECT attempts::bigint AS count FROM outbox_parked WHERE id = {a}");
     wait(|| Ok((database.counts(&attempts)? == [2]).then_some(())))?;
     said(
         &database,
-        [
-            "parked",
-            "skip",
-            &parked[0],
-            "--reason",
-            "too large",
-            "--yes",
-        ],
+        ["parked", "skip", &a, "--reason", "too large", "--yes"],
     )?;
     assert_eq!(topic.wait_for(1)?[0].text(), "after a");
     running.signal(Signal::TERM)?;
