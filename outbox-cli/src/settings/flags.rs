@@ -8,7 +8,14 @@ use super::table::{self, Setting};
 
 /// What was given as flags, as it was given: what is wrong with it is told together with what is wrong
 /// with the variables and the file. Not `Debug`: some of it is secret.
-pub(crate) struct Flags<const RUNNER: bool>(pub(super) Vec<(&'static Setting, OsString)>);
+pub(crate) struct Flags<const RUNNER: bool> {
+    pub(super) known: Vec<(&'static Setting, OsString)>,
+    /// What looks like a flag and is none, and whatever else nobody asked for.
+    pub(super) unknown: Vec<OsString>,
+}
+
+/// Where clap puts what it does not know: it would complain of the first alone.
+const UNKNOWN: &str = "unknown";
 
 /// The flags of commands that use the database.
 pub(crate) type DatabaseFlags = Flags<false>;
@@ -25,7 +32,7 @@ impl<const RUNNER: bool> Flags<RUNNER> {
 
 impl<const RUNNER: bool> Args for Flags<RUNNER> {
     fn augment_args(command: Command) -> Command {
-        command.args(Self::settings().map(|setting| {
+        let command = command.args(Self::settings().map(|setting| {
             let repeated = setting.name == table::KAFKA.name;
             Arg::new(setting.name)
                 .long(setting.name)
@@ -37,7 +44,18 @@ impl<const RUNNER: bool> Args for Flags<RUNNER> {
                     true => ArgAction::Append,
                     false => ArgAction::Set,
                 })
-        }))
+        }));
+        // Commands that have arguments of their own leave it to clap.
+        if !RUNNER {
+            return command;
+        }
+        command.arg(
+            Arg::new(UNKNOWN)
+                .num_args(0..)
+                .allow_hyphen_values(true)
+                .value_parser(clap::value_parser!(OsString))
+                .hide(true),
+        )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -47,7 +65,10 @@ impl<const RUNNER: bool> Args for Flags<RUNNER> {
 
 impl<const RUNNER: bool> FromArgMatches for Flags<RUNNER> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let mut flags = Self(Vec::new());
+        let mut flags = Self {
+            known: Vec::new(),
+            unknown: Vec::new(),
+        };
         flags.update_from_arg_matches(matches)?;
         Ok(flags)
     }
@@ -56,7 +77,11 @@ impl<const RUNNER: bool> FromArgMatches for Flags<RUNNER> {
         for setting in Self::settings() {
             let values = matches.get_many::<OsString>(setting.name);
             let values = values.into_iter().flatten().cloned();
-            self.0.extend(values.map(|value| (setting, value)));
+            self.known.extend(values.map(|value| (setting, value)));
+        }
+        if RUNNER {
+            let unknown = matches.get_many::<OsString>(UNKNOWN);
+            self.unknown.extend(unknown.into_iter().flatten().cloned());
         }
         Ok(())
     }

@@ -35,9 +35,10 @@ impl Settings {
     /// Gathers the settings: flags come before variables, and these before the file.
     pub(crate) fn gather<const RUNNER: bool>(flags: &Flags<RUNNER>) -> Self {
         let mut settings = Self::default();
-        for (setting, value) in &flags.0 {
+        for (setting, value) in &flags.known {
             settings.take_flag(setting, value);
         }
+        settings.refuse_flags(&flags.unknown);
         environment::take(&mut settings, std::env::vars_os());
         if let Some(path) = settings.text(&CONFIG).map(str::to_owned) {
             file::take(&mut settings, &path);
@@ -62,6 +63,26 @@ impl Settings {
             }
             // It may be a secret, so it is not shown.
             None => self.refuse(&origin, "takes NAME=VALUE, as in compression.type=lz4"),
+        }
+    }
+
+    /// Takes note of flags that nobody knows. Whatever does not look like a flag may be the value of one,
+    /// and a secret.
+    fn refuse_flags(&mut self, unknown: &[OsString]) {
+        let mut names = 0;
+        for name in unknown.iter().filter_map(|text| text.to_str()) {
+            let Some(name) = name.strip_prefix("--") else {
+                continue;
+            };
+            names += 1;
+            let name = name.split_once('=').map_or(name, |(name, _)| name);
+            let known = table::all().map(|setting| format!("--{}", setting.name));
+            let hint = did_you_mean(&format!("--{name}"), known);
+            self.unknown.push(format!("`--{name}` is no flag{hint}"));
+        }
+        if names == 0 && !unknown.is_empty() {
+            self.unknown
+                .push("every setting is a flag, `--NAME VALUE`; there is something else".into());
         }
     }
 

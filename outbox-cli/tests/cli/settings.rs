@@ -47,6 +47,7 @@ fn all_that_is_wrong_is_told_at_once() -> Result<()> {
     )?;
     let mut command = outbox(["run", "--lease", "a while", "--name", "shop"]);
     command
+        .args(["--max-conections", "3", "--batch=7"])
         .env("OUTBOX_CONFIG", &file)
         .env("OUTBOX_POLL_INTERVALL", "1s")
         .env("OUTBOX_BATCH_SIZE", "0")
@@ -54,7 +55,9 @@ fn all_that_is_wrong_is_told_at_once() -> Result<()> {
         .env("OUTBOX_KAFKA_TRANSACTIONAL_ID", "x");
     let text = end(command)?.failure(2)?;
     for expected in [
-        "13 settings are wrong",
+        "15 settings are wrong",
+        "`--max-conections` is no flag; did you mean `--max-connections`?",
+        "`--batch` is no flag",
         "`batchsize` in",
         "did you mean `batch-size`?",
         "did you mean `archive`?",
@@ -189,7 +192,7 @@ fn secrets_are_never_shown() -> Result<()> {
         "databaseurl = 'postgres://u:canary@h/db'\n",
     )?;
     let secret = write("secret", "postgres//u:canary@h/db?sslmode=require\n")?;
-    let flags: [&[&str]; 13] = [
+    let flags: [&[&str]; 18] = [
         &[
             "run",
             "--database-url",
@@ -200,6 +203,11 @@ fn secrets_are_never_shown() -> Result<()> {
         &["run", "--database-url", "host=h passwort=canary"],
         &["run", "postgres://u:canary@h/db"],
         &["run", "--database-ulr", "postgres://u:canary@h/db"],
+        &["run", "--database-ulr=postgres://u:canary@h/db"],
+        &["run", "-canary"],
+        &["status", "--database-ulr", "postgres://u:canary@h/db"],
+        &["status", "postgres://u:canary@h/db"],
+        &["parked", "show", "postgres://u:canary@h/db"],
         &["run", "--kafka", "canary"],
         &["run", "--kafka", "sasl.pasword=canary"],
         &["run", "--kafka", "ssl.key.pem=canary"],
