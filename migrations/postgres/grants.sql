@@ -1,8 +1,9 @@
 -- The least rights with which the outbox works on PostgreSQL. Run it after the migrations, as the owner
--- of the tables, and grant the two roles to those that log in:
+-- of the tables, and grant the roles to those that log in:
 --
 --     GRANT outbox_writer TO shop;
 --     GRANT outbox_runner TO shop_outbox;
+--     GRANT outbox_operator TO alice;
 --
 -- It may be run again.
 
@@ -23,6 +24,14 @@ EXCEPTION
 END
 $do$;
 
+DO $do$
+BEGIN
+    CREATE ROLE outbox_operator NOLOGIN;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$do$;
+
 -- Who publishes writes messages, and can't see or change any, not even its own. (What it needs besides,
 -- the use of the sequence and the doorbell, is granted to everybody by the migration.)
 GRANT INSERT ON outbox TO outbox_writer;
@@ -33,3 +42,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked, outbox_runners TO outbox_
 GRANT INSERT ON outbox_dead_letters TO outbox_runner;
 GRANT SELECT, UPDATE ON outbox_lanes, outbox_doorbell TO outbox_runner;
 GRANT SELECT ON SEQUENCE outbox_id_seq TO outbox_runner;
+
+-- Operators see everything, let a parked message be tried now, and move one to the dead letters; what
+-- they did is noted, and they can't take the note back.
+GRANT SELECT ON outbox, outbox_lanes, outbox_runners, outbox_doorbell, outbox_parked, outbox_archive,
+    outbox_dead_letters, outbox_audit TO outbox_operator;
+GRANT UPDATE (next_attempt_at), DELETE ON outbox_parked TO outbox_operator;
+GRANT INSERT ON outbox_dead_letters, outbox_audit TO outbox_operator;
+GRANT SELECT ON SEQUENCE outbox_id_seq TO outbox_operator;

@@ -20,6 +20,8 @@ mod key;
 #[cfg(feature = "runner")]
 pub mod manual;
 mod message;
+#[cfg(all(feature = "postgres", feature = "runner"))]
+pub mod operator;
 mod publish;
 #[cfg(feature = "schema-registry")]
 pub mod registry;

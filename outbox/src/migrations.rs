@@ -22,6 +22,34 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 #[cfg(feature = "postgres")]
 pub const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
+/// The migrations on PostgreSQL as text, in their order: to be read, or copied into an application's own
+/// folder.
+///
+/// ```
+/// for migration in outbox::migrations::POSTGRES_SQL {
+///     println!("-- {}\n{}", migration.name, migration.up);
+/// }
+/// ```
+#[cfg(feature = "postgres")]
+pub const POSTGRES_SQL: &[MigrationSql] = &[MigrationSql {
+    name: "00000000000100_outbox",
+    up: include_str!("../migrations/postgres/00000000000100_outbox/up.sql"),
+    down: include_str!("../migrations/postgres/00000000000100_outbox/down.sql"),
+}];
+
+/// A migration as text.
+#[cfg(feature = "postgres")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationSql {
+    /// The name of its folder: its version and what it is about.
+    pub name: &'static str,
+    /// Its `up.sql`.
+    pub up: &'static str,
+    /// Its `down.sql`.
+    pub down: &'static str,
+}
+
 /// The least rights on PostgreSQL, as SQL: a role `outbox_writer` for who publishes, and a role
 /// `outbox_runner`. No migration, since it makes roles: run it once after the migrations.
 #[cfg(feature = "postgres")]
@@ -30,3 +58,21 @@ pub const POSTGRES_GRANTS: &str = include_str!("../migrations/postgres/grants.sq
 /// The tables on SQLite, version 3.35 or later.
 #[cfg(feature = "sqlite")]
 pub const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use diesel::migration::{Migration, MigrationSource};
+    use diesel::pg::Pg;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_copied_is_what_is_run() {
+        let embedded: Vec<Box<dyn Migration<Pg>>> = POSTGRES.migrations().unwrap();
+        let embedded = embedded
+            .iter()
+            .map(|migration| migration.name().to_string());
+        let copied = POSTGRES_SQL.iter().map(|migration| migration.name);
+        assert!(embedded.eq(copied));
+    }
+}

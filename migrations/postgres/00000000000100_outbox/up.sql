@@ -170,6 +170,22 @@ CREATE TABLE outbox_dead_letters (
     PRIMARY KEY (lane, id)
 );
 
+-- What operators did by hand to parked messages.
+CREATE TABLE outbox_audit (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    done_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- retry or skip
+    action text NOT NULL,
+    -- Who says to have done it, as which role, and why.
+    operator text NOT NULL,
+    role text NOT NULL DEFAULT session_user,
+    reason text,
+    lane smallint NOT NULL,
+    id bigint NOT NULL,
+    message_id uuid NOT NULL,
+    topic text COLLATE "C" NOT NULL
+);
+
 -- What the runner does is done by functions, because only a function carries the planner's settings
 -- along, whatever pooler is in between. They matter: statements are prepared, mostly while the table is
 -- empty, and a plan for an empty table reads a full one from end to end.

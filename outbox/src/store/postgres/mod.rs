@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{Object, Pool};
+use deadpool::managed::{Object, Pool, PoolError};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -66,12 +66,12 @@ impl PostgresStore {
 
     /// Lends a connection to `work`. One that does not come back from it in good order is closed, not
     /// pooled: after an error or a time-out an answer may still be on its way.
-    async fn with<T>(
+    pub(crate) async fn with<T>(
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut lent = Lent {
-            client: Some(self.pool.get().await.map_err(StoreError::unavailable)?),
+            client: Some(self.pool.get().await?),
             store: self,
         };
         let Some(client) = &lent.client else {
@@ -145,8 +145,8 @@ impl Store for PostgresStore {
         }
         if !migrated {
             return Err(StoreError::fatal(
-                "it has no table `outbox`; run the migrations: `diesel migration run`, or \
-                 `run_pending_migrations(outbox::migrations::POSTGRES)`",
+                "it has no table `outbox`; run the migrations: `outbox migrate up`, `diesel \
+                 migration run`, or `run_pending_migrations(outbox::migrations::POSTGRES)`",
             ));
         }
         Ok(())
@@ -299,6 +299,15 @@ impl Store for PostgresStore {
     async fn expect_ring(&self, lanes: &[i16], within: Duration) -> Result<(), StoreError> {
         self.with(async |c| bell::expect_ring(c, lanes, within).await)
             .await
+    }
+}
+
+impl From<PoolError<tokio_postgres::Error>> for StoreError {
+    fn from(error: PoolError<tokio_postgres::Error>) -> Self {
+        match error {
+            PoolError::Backend(error) => error.into(),
+            error => Self::unavailable(error),
+        }
     }
 }
 

@@ -1,0 +1,79 @@
+//! The brokers.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer as _};
+
+use super::Finding;
+use crate::brokers;
+use crate::settings::{BROKERS, Settings};
+
+/// How long brokers may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What there is to say about the brokers, and about the topics for which messages wait.
+pub(super) async fn examine(settings: &mut Settings, topics: Vec<String>) -> Vec<Finding> {
+    if !settings.has(&BROKERS) {
+        return vec![Finding::ok(
+            "the brokers were not looked at: no `brokers` are given",
+        )];
+    }
+    let Some(bootstrap) = brokers::bootstrap(settings) else {
+        return Vec::new();
+    };
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &bootstrap);
+    for (name, value) in brokers::properties(settings) {
+        client.set(name, value);
+    }
+    // librdkafka waits on the thread that asks.
+    let asked = tokio::task::spawn_blocking(move || ask(&client)).await;
+    match asked {
+        Ok(Ok(cluster)) => cluster.findings(topics),
+        Ok(Err(error)) => vec![Finding::error(
+            format!("no broker answers at {bootstrap}: {error}"),
+            "Check the addresses, `security.protocol` and what comes with it, and the network. A \
+             runner waits until one answers.",
+        )],
+        Err(error) => vec![Finding::error(
+            format!("the brokers could not be asked: {error}"),
+            "This is a defect of the program: report it.",
+        )],
+    }
+}
+
+struct Cluster {
+    brokers: usize,
+    topics: HashSet<String>,
+}
+
+fn ask(client: &ClientConfig) -> Result<Cluster, KafkaError> {
+    let producer: BaseProducer = client.create()?;
+    let metadata = producer.client().fetch_metadata(None, PATIENCE)?;
+    let topics = metadata.topics().iter().filter(|t| t.error().is_none());
+    Ok(Cluster {
+        brokers: metadata.brokers().len(),
+        topics: topics.map(|topic| topic.name().to_owned()).collect(),
+    })
+}
+
+impl Cluster {
+    fn findings(&self, waiting: Vec<String>) -> Vec<Finding> {
+        let brokers = Finding::ok(match self.brokers {
+            1 => "one broker answers".to_owned(),
+            brokers => format!("{brokers} brokers answer"),
+        });
+        let missing = waiting.into_iter().filter(|t| !self.topics.contains(t));
+        let missing = missing.map(|topic| {
+            Finding::error(
+                format!("messages wait for the topic {topic:?}, which is not there"),
+                "Make it, or allow the runner to see it: DESCRIBE and WRITE. Its messages are \
+                 delivered then.",
+            )
+        });
+        std::iter::once(brokers).chain(missing).collect()
+    }
+}

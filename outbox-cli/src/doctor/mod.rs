@@ -1,0 +1,107 @@
+//! `outbox doctor`: looks for what is wrong, and says what to do about it.
+
+mod brokers;
+mod database;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::settings::{BROKERS, RunnerFlags, Settings, duration};
+use crate::{run, show};
+
+/// Looks for what keeps messages from being delivered, with the settings of `outbox run`, and says what
+/// to do about it. It changes nothing. The exit code is 1 if something has to be done.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Tell of transactions that are older than this
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    old_transaction: Duration,
+
+    #[command(flatten)]
+    settings: RunnerFlags,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    level: Level,
+    found: String,
+    remedy: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    /// It works, but not as well as it could.
+    Warning,
+    /// Messages are not delivered, or not as promised.
+    Error,
+}
+
+impl Finding {
+    fn ok(found: impl Into<String>) -> Self {
+        Self {
+            level: Level::Ok,
+            found: found.into(),
+            remedy: None,
+        }
+    }
+
+    fn warning(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warning,
+            found: found.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    fn error(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            level: Level::Error,
+            ..Self::warning(found, remedy)
+        }
+    }
+
+    fn text(&self) -> String {
+        let level = match self.level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Error => "ERROR",
+        };
+        let found = show::text(&self.found);
+        let remedy = self.remedy.as_ref();
+        let remedy = remedy.map_or_else(String::new, |remedy| format!("         {remedy}\n"));
+        format!("{level:8} {found}\n{remedy}")
+    }
+}
+
+pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
+    let mut settings = Settings::gather(&args.settings);
+    // What only a runner finds out: whether the settings fit together.
+    if settings.has(&BROKERS) {
+        drop(run::runner(&mut settings));
+    }
+    let url = crate::database::url(&mut settings);
+    let url = settings.verdict(url)?;
+    let (mut findings, topics) = database::examine(&url, args.old_transaction).await;
+    findings.extend(brokers::examine(&mut settings, topics).await);
+
+    let text = match args.json {
+        true => show::json(&findings)?,
+        false => findings.iter().map(Finding::text).collect(),
+    };
+    show::print(&text)?;
+    let errors = findings.iter().filter(|f| f.level == Level::Error).count();
+    match errors {
+        0 => Ok(()),
+        1 => Err(Failure::Failed("something has to be done".into())),
+        errors => Err(Failure::Failed(format!("{errors} things have to be done"))),
+    }
+}

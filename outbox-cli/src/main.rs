@@ -1,0 +1,114 @@
+//! The program `outbox`: the runner as a sidecar, and the operator's tool.
+
+mod ask;
+mod brokers;
+mod database;
+mod doctor;
+mod failure;
+mod log;
+mod migrate;
+mod parked;
+mod redact;
+mod run;
+mod send;
+mod settings;
+mod show;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use self::failure::Failure;
+use self::settings::{DatabaseFlags, RunnerFlags};
+
+/// The transactional outbox: moves messages from PostgreSQL to Kafka, and shows and mends what waits
+///
+/// Each setting is a flag `--some-name`, a variable OUTBOX_SOME_NAME of the environment, or a key
+/// `some-name` in the TOML file that `--config` or OUTBOX_CONFIG names: the first of these that is given
+/// holds. Secrets may stand in files: OUTBOX_DATABASE_URL_FILE, OUTBOX_KAFKA_SASL_PASSWORD_FILE. What is
+/// not known in any of them is refused.
+#[derive(Parser)]
+#[command(name = "outbox", version, after_help = failure::EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Move messages to Kafka until SIGTERM or SIGINT; a second signal ends it at once
+    Run(RunnerFlags),
+    /// Make or remove the outbox's tables
+    Migrate(migrate::Args),
+    /// Show what waits, who delivers it, and what is parked
+    Status(status::Args),
+    /// See to messages that the brokers refused
+    Parked(parked::Args),
+    /// Write one message
+    Send(send::Args),
+    /// Look for what is wrong, and say what to do about it
+    Doctor(doctor::Args),
+    /// Print completions for a shell, to be sourced by it
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    match execute(&cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {}", redact::redact(&failure.to_string()));
+            match failure {
+                // The runtime and librdkafka would still wait for what they have in flight.
+                Failure::Interrupted(_) => std::process::exit(failure::INTERRUPTED.into()),
+                _ => failure.exit_code(),
+            }
+        }
+    }
+}
+
+/// Shows what clap says, which also may be the help. It repeats what it does not expect, and that may
+/// be a URL with a password.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        eprint!("{}", redact::redact(&error.to_string()));
+    } else {
+        // With colours, if they can be shown. Nobody is left to hear that it can't be printed.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn execute(command: &Command) -> Result<(), Failure> {
+    if let Command::Completions { shell } = command {
+        clap_complete::generate(
+            *shell,
+            &mut Cli::command(),
+            "outbox",
+            &mut std::io::stdout(),
+        );
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::Failed(format!("no threads can be started: {error}")))?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Run(flags) => run::run(flags).await,
+            Command::Migrate(args) => migrate::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Parked(args) => parked::run(args).await,
+            Command::Send(args) => send::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Completions { .. } => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,209 @@
+//! `outbox run`: the runner, as the settings say.
+
+use std::str::FromStr;
+
+use outbox::runner::{Completion, OnRejection, RunError, Runner, RunnerBuilder};
+use outbox::sink::KafkaSink;
+use outbox::store::{PostgresStore, StoreErrorKind};
+
+use crate::failure::Failure;
+use crate::log::Log;
+use crate::settings::{
+    ATTEMPTS, BATCH_SIZE, COMPLETION, DEAD_LETTER_TOPIC, DELIVERY, GRACE, LEASE, LISTEN_URL,
+    MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MESSAGE_TIMEOUT, NAME, ON_REJECTION,
+    POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, duration, number,
+    one_of,
+};
+use crate::{brokers, database};
+
+type Builder = RunnerBuilder<PostgresStore, KafkaSink>;
+
+/// Runs until a signal.
+pub(crate) async fn run(flags: &RunnerFlags) -> Result<(), Failure> {
+    let mut settings = Settings::gather(flags);
+    Log::from_settings(&mut settings).start();
+    let runner = runner(&mut settings);
+    let runner = settings.verdict(runner)?;
+    runner.run_until_signal().await.map(drop).map_err(failure)
+}
+
+/// The runner, or `None` if the settings make none: they know why.
+pub(crate) fn runner(settings: &mut Settings) -> Option<Runner<PostgresStore, KafkaSink>> {
+    let store = store(settings);
+    let sink = sink(settings);
+    let steps = steps(settings);
+    // What they are together can be told only of what can be used by itself.
+    let (Some(store), Some(sink), true) = (store, sink, settings.is_valid()) else {
+        return None;
+    };
+    let builder = Runner::builder(store, sink);
+    let built = steps
+        .into_iter()
+        .fold(builder, |builder, step| step(builder));
+    built
+        .build()
+        .map_err(|e| settings.invalid(e.to_string()))
+        .ok()
+}
+
+fn store(settings: &mut Settings) -> Option<PostgresStore> {
+    let url = database::url(settings);
+    let connections = settings.value(&MAX_CONNECTIONS, number);
+    let listen_url = settings.value(&LISTEN_URL, database::check_url);
+    let mut store = PostgresStore::builder(url?);
+    if let Some(connections) = connections {
+        store = store.max_connections(connections);
+    }
+    if let Some(url) = listen_url {
+        store = store.listen_url(url);
+    }
+    store
+        .build()
+        .map_err(|e| settings.invalid(e.to_string()))
+        .ok()
+}
+
+fn sink(settings: &mut Settings) -> Option<KafkaSink> {
+    let bootstrap = brokers::bootstrap(settings);
+    let properties = brokers::properties(settings);
+    let timeout = settings.value(&MESSAGE_TIMEOUT, duration);
+    let name = exactly_once(settings);
+    if !settings.is_valid() {
+        return None;
+    }
+    let mut sink = KafkaSink::builder(bootstrap?);
+    for (property, value) in properties {
+        sink = sink.set(property, value);
+    }
+    if let Some(timeout) = timeout {
+        sink = sink.message_timeout(timeout);
+    }
+    if let Some(name) = name {
+        sink = sink.exactly_once(name);
+    }
+    sink.build()
+        .map_err(|e| settings.invalid(e.to_string()))
+        .ok()
+}
+
+/// The name of the outbox, if it delivers exactly once.
+fn exactly_once(settings: &mut Settings) -> Option<String> {
+    let how = [("at-least-once", false), ("exactly-once", true)];
+    let exactly_once = settings
+        .value(&DELIVERY, |text| one_of(&how, text))
+        .unwrap_or(false);
+    let name = settings.value(&NAME, text::<String>);
+    belongs(settings, &NAME, exactly_once, &DELIVERY, "exactly-once");
+    name.filter(|_| exactly_once)
+}
+
+/// Makes sure that a setting is there if, and only if, another one makes it necessary.
+fn belongs(settings: &mut Settings, setting: &Setting, needed: bool, by: &Setting, word: &str) {
+    let (here, there) = (settings.origin(setting), settings.origin(by));
+    match (needed, settings.has(setting)) {
+        (true, false) => settings.invalid(format!(
+            "{there} is {word:?}, which needs `{}` too ({})",
+            setting.name, setting.help
+        )),
+        (false, true) => settings.invalid(format!(
+            "{here} is set, but has no effect unless `{}` is {word:?}",
+            by.name
+        )),
+        _ => {}
+    }
+}
+
+/// What to do with the runner's builder.
+type Step = Box<dyn FnOnce(Builder) -> Builder>;
+
+fn steps(settings: &mut Settings) -> Vec<Step> {
+    let steps = [
+        step(settings, &RUNNER_NAME, text::<String>, Builder::name),
+        step(settings, &BATCH_SIZE, number, Builder::batch_size),
+        step(settings, &MAX_IN_FLIGHT, number, Builder::max_in_flight),
+        step(
+            settings,
+            &MAX_IN_FLIGHT_BYTES,
+            number,
+            Builder::max_in_flight_bytes,
+        ),
+        step(settings, &POLL_INTERVAL, duration, Builder::poll_interval),
+        step(settings, &LEASE, duration, Builder::lease),
+        step(settings, &GRACE, duration, Builder::grace),
+        on_rejection(settings).map(|policy| -> Step { Box::new(|b| b.on_rejection(policy)) }),
+        completion(settings)
+            .map(|completion| -> Step { Box::new(move |b| b.completion(completion)) }),
+    ];
+    steps.into_iter().flatten().collect()
+}
+
+fn step<T: 'static>(
+    settings: &mut Settings,
+    setting: &Setting,
+    read: impl FnOnce(&str) -> Result<T, String>,
+    apply: impl FnOnce(Builder, T) -> Builder + 'static,
+) -> Option<Step> {
+    let value = settings.value(setting, read)?;
+    Some(Box::new(move |builder| apply(builder, value)))
+}
+
+fn text<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "a text is expected".to_owned())
+}
+
+fn on_rejection(settings: &mut Settings) -> Option<OnRejection> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum What {
+        Park,
+        Topic,
+        Table,
+        Halt,
+    }
+    let words = [
+        ("park", What::Park),
+        ("dead-letter-topic", What::Topic),
+        ("dead-letter-table", What::Table),
+        ("halt", What::Halt),
+    ];
+    let what = settings.value(&ON_REJECTION, |text| one_of(&words, text));
+    let attempts = settings.value(&ATTEMPTS, number);
+    let topic = settings.value(&DEAD_LETTER_TOPIC, text::<String>);
+    if !matches!(what, None | Some(What::Park)) {
+        belongs(settings, &ATTEMPTS, false, &ON_REJECTION, "park");
+    }
+    let to_topic = what == Some(What::Topic);
+    belongs(
+        settings,
+        &DEAD_LETTER_TOPIC,
+        to_topic,
+        &ON_REJECTION,
+        "dead-letter-topic",
+    );
+    match what {
+        None | Some(What::Park) => attempts.map(|attempts| OnRejection::Park { attempts }),
+        Some(What::Topic) => topic.map(|topic| OnRejection::DeadLetter { topic }),
+        Some(What::Table) => Some(OnRejection::DeadLetterTable),
+        Some(What::Halt) => Some(OnRejection::Halt),
+    }
+}
+
+fn completion(settings: &mut Settings) -> Option<Completion> {
+    let words = [("delete", false), ("archive", true)];
+    let archive = settings
+        .value(&COMPLETION, |text| one_of(&words, text))
+        .unwrap_or(false);
+    let retention = settings.value(&RETENTION, duration);
+    belongs(settings, &RETENTION, archive, &COMPLETION, "archive");
+    let retention = retention.filter(|_| archive)?;
+    Some(Completion::Archive { retention })
+}
+
+fn failure(error: RunError) -> Failure {
+    match error {
+        RunError::Store(error) if error.kind() == StoreErrorKind::Fatal => {
+            Failure::Database(error.to_string())
+        }
+        RunError::Interrupted => Failure::Interrupted(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    }
+}

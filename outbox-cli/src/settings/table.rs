@@ -1,0 +1,218 @@
+//! The settings: one line each, from which the flags, the variables and the keys of the file are made.
+
+/// A setting. Its flag is `--NAME`, its variable `OUTBOX_NAME`, and its key in the file NAME.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) name: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) help: &'static str,
+    /// Its value is never shown, and `OUTBOX_NAME_FILE` may name a file that holds it.
+    pub(crate) secret: bool,
+}
+
+impl Setting {
+    const fn new(name: &'static str, value: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            value,
+            help,
+            secret: false,
+        }
+    }
+
+    const fn secret(self) -> Self {
+        Self {
+            secret: true,
+            ..self
+        }
+    }
+
+    /// The name of its variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("OUTBOX_{}", self.name.replace('-', "_").to_uppercase())
+    }
+}
+
+/// Where the file is. It can't be set in the file.
+pub(crate) const CONFIG: Setting = Setting::new(
+    "config",
+    "FILE",
+    "A TOML file with settings: these names as keys, and a table [kafka]",
+);
+
+pub(crate) const DATABASE_URL: Setting = Setting::new(
+    "database-url",
+    "URL",
+    "PostgreSQL, as postgres://user@host/database. Everybody on the machine sees flags: a URL with a \
+     password belongs into OUTBOX_DATABASE_URL, a file that OUTBOX_DATABASE_URL_FILE names, or \
+     DATABASE_URL",
+)
+.secret();
+
+pub(crate) const LISTEN_URL: Setting = Setting::new(
+    "listen-url",
+    "URL",
+    "The server itself, where the other URL is that of a pooler: to be woken by writers",
+)
+.secret();
+
+pub(crate) const MAX_CONNECTIONS: Setting = Setting::new(
+    "max-connections",
+    "NUMBER",
+    "How many connections to open, besides the one that listens [default: 4]",
+);
+
+pub(crate) const BROKERS: Setting = Setting::new(
+    "brokers",
+    "HOST:PORT,…",
+    "Kafka's bootstrap brokers, separated by commas",
+);
+
+pub(crate) const KAFKA: Setting = Setting::new(
+    "kafka",
+    "NAME=VALUE",
+    "A property of librdkafka, as compression.type=lz4. May be repeated. As a variable: \
+     OUTBOX_KAFKA_COMPRESSION_TYPE=lz4, or OUTBOX_KAFKA_SASL_PASSWORD_FILE=… for a secret",
+);
+
+pub(crate) const MESSAGE_TIMEOUT: Setting = Setting::new(
+    "message-timeout",
+    "DURATION",
+    "How long librdkafka tries to deliver a message before the runner sends it again [default: 5s]",
+);
+
+pub(crate) const DELIVERY: Setting = Setting::new(
+    "delivery",
+    "HOW",
+    "at-least-once or exactly-once, which needs --name [default: at-least-once]",
+);
+
+pub(crate) const NAME: Setting = Setting::new(
+    "name",
+    "NAME",
+    "With --delivery exactly-once: this outbox among all that write to the brokers, for good",
+);
+
+pub(crate) const RUNNER_NAME: Setting = Setting::new(
+    "runner-name",
+    "NAME",
+    "The runner's name in logs and in `outbox status` [default: outbox- and an id]",
+);
+
+pub(crate) const BATCH_SIZE: Setting = Setting::new(
+    "batch-size",
+    "MESSAGES",
+    "The most messages to read at once [default: 1000]",
+);
+
+pub(crate) const MAX_IN_FLIGHT: Setting = Setting::new(
+    "max-in-flight",
+    "MESSAGES",
+    "The most messages that are read and not yet settled [default: 5000; 20000 with exactly-once]",
+);
+
+pub(crate) const MAX_IN_FLIGHT_BYTES: Setting = Setting::new(
+    "max-in-flight-bytes",
+    "BYTES",
+    "How many bytes of messages may be in flight before reading waits [default: 33554432]",
+);
+
+pub(crate) const POLL_INTERVAL: Setting = Setting::new(
+    "poll-interval",
+    "DURATION",
+    "The longest pause between two looks at the table when there is nothing to do [default: 1s]",
+);
+
+pub(crate) const LEASE: Setting = Setting::new(
+    "lease",
+    "DURATION",
+    "After what time another runner takes over from a killed one: at least three times the message \
+     time-out [default: 15s]",
+);
+
+pub(crate) const GRACE: Setting = Setting::new(
+    "grace",
+    "DURATION",
+    "How long a runner that was told to stop waits for what is in flight [default: 15s]",
+);
+
+pub(crate) const ON_REJECTION: Setting = Setting::new(
+    "on-rejection",
+    "WHAT",
+    "What to do about messages that the brokers refuse: park (with their key, and try again), \
+     dead-letter-topic, dead-letter-table or halt (their lane) [default: park]",
+);
+
+pub(crate) const ATTEMPTS: Setting = Setting::new(
+    "attempts",
+    "NUMBER",
+    "With --on-rejection park: how often to try in all, before an operator has to [default: 12]",
+);
+
+pub(crate) const DEAD_LETTER_TOPIC: Setting = Setting::new(
+    "dead-letter-topic",
+    "TOPIC",
+    "With --on-rejection dead-letter-topic: which one",
+);
+
+pub(crate) const COMPLETION: Setting = Setting::new(
+    "completion",
+    "WHAT",
+    "What becomes of delivered messages: delete, or archive, which needs --retention [default: delete]",
+);
+
+pub(crate) const RETENTION: Setting = Setting::new(
+    "retention",
+    "DURATION",
+    "With --completion archive: how long they are kept",
+);
+
+pub(crate) const LOG_LEVEL: Setting = Setting::new(
+    "log-level",
+    "LEVEL",
+    "off, error, warn, info, debug or trace [default: info]",
+);
+
+pub(crate) const LOG_FORMAT: Setting =
+    Setting::new("log-format", "FORMAT", "text or json [default: text]");
+
+/// What every command takes that uses the database.
+pub(crate) const OF_DATABASE: &[&Setting] = &[&CONFIG, &DATABASE_URL];
+
+/// What the runner takes besides.
+pub(crate) const OF_RUNNER: &[&Setting] = &[
+    &BROKERS,
+    &KAFKA,
+    &MESSAGE_TIMEOUT,
+    &DELIVERY,
+    &NAME,
+    &BATCH_SIZE,
+    &POLL_INTERVAL,
+    &COMPLETION,
+    &RETENTION,
+    &ON_REJECTION,
+    &ATTEMPTS,
+    &DEAD_LETTER_TOPIC,
+    &LEASE,
+    &GRACE,
+    &MAX_IN_FLIGHT,
+    &MAX_IN_FLIGHT_BYTES,
+    &LISTEN_URL,
+    &MAX_CONNECTIONS,
+    &RUNNER_NAME,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+];
+
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
+    OF_DATABASE.iter().chain(OF_RUNNER).copied()
+}
+
+/// What librdkafka knows for producers, to tell the nearest name: it judges by itself.
+const LIBRDKAFKA: &str = include_str!("librdkafka.txt");
+
+/// The names of librdkafka's properties.
+pub(crate) fn properties() -> impl Iterator<Item = &'static str> {
+    LIBRDKAFKA.lines()
+}

@@ -1,0 +1,120 @@
+//! `outbox run`.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use anyhow::Result;
+use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::proxy::{Fault, Proxy};
+use outbox_tests::servers::process::Signal;
+use outbox_tests::topic::Kafka;
+
+use crate::program::{Running, end, outbox, wait};
+
+fn runner(url: &str, brokers: &str) -> Command {
+    let mut command = outbox(["run", "--poll-interval", "50ms"]);
+    command
+        .args(["--brokers", brokers])
+        .env("OUTBOX_DATABASE_URL", url);
+    command
+}
+
+fn insert(database: &Postgres, topic: &str, count: usize) -> Result<()> {
+    database.plain_sql(&format!(
+        "INSERT INTO outbox (topic, key, payload) SELECT '{topic}', (i % 7)::text::bytea, \
+            i::text::bytea FROM generate_series(1, {count}) AS i"
+    ))
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn messages_arrive_and_a_signal_stops_in_good_order() -> Result<()> {
+    for (signal, delivery) in [
+        (Signal::TERM, vec![]),
+        (Signal::INT, vec!["--delivery", "exactly-once", "--name"]),
+    ] {
+        let (database, kafka) = (Postgres::create()?, Kafka::new()?);
+        let topic = kafka.create_topic(3)?;
+        insert(&database, topic.name(), 100)?;
+        let mut command = runner(database.url(), kafka.bootstrap());
+        command.args(&delivery);
+        if !delivery.is_empty() {
+            command.arg(topic.name());
+        }
+        command.args(["--completion", "archive", "--retention", "72h"]);
+        let mut running = Running::start(command)?;
+        topic.wait_for(100)?;
+        wait(|| Ok((database.waiting()? == 0).then_some(())))?;
+        running.signal(signal)?;
+        assert_eq!(running.ended()?.code(), Some(0), "{}", running.log()?);
+        assert_eq!(topic.read_committed()?.len(), 100);
+        assert_eq!(database.archived()?, 100);
+        // Its lanes are free at once.
+        let owned = "SELECT count(*) FROM outbox_lanes WHERE owner IS NOT NULL";
+        assert_eq!(database.counts(owned)?, [0]);
+    }
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_second_signal_ends_it_at_once() -> Result<()> {
+    let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
+    let topic = kafka.create_topic(1)?;
+    kafka.set_down(true)?;
+    insert(&database, topic.name(), 1)?;
+    let mut command = runner(database.url(), kafka.bootstrap());
+    // So that the first signal has something to wait for, for longer than the test does.
+    command.args(["--message-timeout", "2m", "--lease", "10m"]);
+    command.args(["--grace", "10m", "--log-level", "trace"]);
+    let mut running = Running::start(command)?;
+    running.wait_for("messages=1")?;
+    running.signal(Signal::TERM)?;
+    running.wait_for("a second signal stops at once")?;
+    running.signal(Signal::TERM)?;
+    assert_eq!(running.ended()?.code(), Some(130), "{}", running.log()?);
+    assert_eq!(database.waiting()?, 1);
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_database_without_tables_is_told_apart() -> Result<()> {
+    let database = Postgres::empty()?;
+    let text = end(runner(database.url(), "127.0.0.1:1"))?.failure(3)?;
+    assert!(text.contains("outbox migrate up"), "{text}");
+    Ok(())
+}
+
+/// Neither the database nor the broker is there at first.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn it_waits_for_its_servers() -> Result<()> {
+    let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
+    let topic = kafka.create_topic(1)?;
+    insert(&database, topic.name(), 10)?;
+    let proxy = Proxy::to(SocketAddr::from(([127, 0, 0, 1], database.port()?)))?;
+    proxy.set(Fault::Down);
+    kafka.set_down(true)?;
+    let url = database
+        .url_via(proxy.address())?
+        .replace("postgres@", "postgres:canary@");
+    let mut command = runner(&url, kafka.bootstrap());
+    command
+        .args(["--log-format", "json", "--log-level", "trace"])
+        .env("OUTBOX_KAFKA_SASL_PASSWORD", "canary")
+        .env("OUTBOX_KAFKA_DEBUG", "all");
+    let mut running = Running::start(command)?;
+    running.wait_for("the database is unavailable")?;
+    proxy.set(Fault::None);
+    running.wait_for("\"started\"")?;
+    kafka.set_down(false)?;
+    topic.wait_for(10)?;
+    wait(|| Ok((database.waiting()? == 0).then_some(())))?;
+    running.signal(Signal::TERM)?;
+    assert_eq!(running.ended()?.code(), Some(0));
+    let log = running.log()?;
+    assert!(!log.contains("canary"), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('{')), "{log}");
+    Ok(())
+}
