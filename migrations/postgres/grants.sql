@@ -41,12 +41,14 @@ GRANT SELECT, INSERT, DELETE ON outbox, outbox_archive TO outbox_runner;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked, outbox_runners TO outbox_runner;
 GRANT INSERT ON outbox_dead_letters TO outbox_runner;
 GRANT SELECT, UPDATE ON outbox_lanes, outbox_doorbell TO outbox_runner;
+GRANT SELECT ON outbox_paused TO outbox_runner;
 GRANT SELECT ON SEQUENCE outbox_id_seq TO outbox_runner;
 
--- Operators see everything, let a parked message be tried now, and move one to the dead letters; what
--- they did is noted, and they can't take the note back.
+-- Operators see everything, let a parked message be tried now, move one to the dead letters, and pause
+-- topics; what they did is noted, and they can't take the note back.
 GRANT SELECT ON outbox, outbox_lanes, outbox_runners, outbox_doorbell, outbox_parked, outbox_archive,
-    outbox_dead_letters, outbox_audit TO outbox_operator;
+    outbox_dead_letters, outbox_audit, outbox_paused TO outbox_operator;
 GRANT UPDATE (next_attempt_at), DELETE ON outbox_parked TO outbox_operator;
 GRANT INSERT ON outbox_dead_letters, outbox_audit TO outbox_operator;
+GRANT INSERT, DELETE ON outbox_paused TO outbox_operator;
 GRANT SELECT ON SEQUENCE outbox_id_seq TO outbox_operator;

@@ -85,7 +85,7 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
         let statements = [
             format!(
                 "SELECT * FROM outbox_read('{{{}}}', array_fill(64::bigint, ARRAY[16]), \
-                 array_fill(0::bigint, ARRAY[16]), 1000000, '{{{}}}', '{{}}', '{{3}}', '{{5}}', '{{1}}')",
+                 array_fill(0::bigint, ARRAY[16]), 1000000, '{{{}}}', '{{}}', NULL, '{{3}}', '{{5}}', '{{1}}')",
                 join(&lanes),
                 join(&some.iter().map(|p| p.id).collect::<Vec<_>>()),
             ),
@@ -134,7 +134,7 @@ async fn a_poll_with_nothing_to_do_touches_a_few_pages() -> Result<()> {
     let lanes = join(&(0..16).collect::<Vec<_>>());
     let poll = format!(
         "SELECT * FROM outbox_read('{{{lanes}}}', array_fill(64::bigint, ARRAY[16]), \
-         array_fill(0::bigint, ARRAY[16]), 1000000, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')"
+         array_fill(0::bigint, ARRAY[16]), 1000000, '{{}}', '{{}}', NULL, '{{}}', '{{}}', '{{}}')"
     );
     // Twice, since the first one in a session also reads the catalog.
     let explained = Explained::run(database.url(), &format!("{poll}; {poll}")).await?;

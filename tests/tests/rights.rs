@@ -60,7 +60,7 @@ async fn a_writer_can_only_write_messages() -> Result<()> {
         "UPDATE outbox_doorbell SET asleep_until = now()",
         "SELECT last_value FROM outbox_id_seq",
         "SELECT setval('outbox_id_seq', 1)",
-        "SELECT outbox_read('{1}', '{1}', '{1}', 1, '{}', '{}', '{}', '{}', '{}')",
+        "SELECT outbox_read('{1}', '{1}', '{1}', 1, '{}', '{}', NULL, '{}', '{}', '{}')",
     ] {
         refused(&writer, statement)?;
     }

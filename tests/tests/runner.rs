@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use diesel::Connection as _;
+use outbox::operator::{Note, Operator};
 use outbox::runner::{
-    Completion, OnRejection, RunError, Runner, RunnerBuilder, RunnerEvent, RunnerThread,
+    Completion, Health, OnRejection, RunError, Runner, RunnerBuilder, RunnerEvent, RunnerThread,
 };
 use outbox::sink::{Delivery, Sink, SinkError};
 use outbox::store::{SqliteStore, StoredMessage};
@@ -211,6 +212,21 @@ async fn a_missing_topic_holds_up_its_own_messages_only<D: Database>() -> Result
     Ok(())
 }
 
+async fn only_the_topics_that_were_asked_for_are_published<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("others", 50, 3))?;
+    publish(&database, &keyed("mine", 50, 3))?;
+    let broker = RecordingSink::new();
+    let runner = builder(&database, &broker)?.topics(["mine", "missing"]);
+    let runner = runner.build()?.spawn()?;
+    let log = broker.wait_until(|log| log.len() == 50).await;
+    assert!(log.iter().all(|message| message.topic() == "mine"));
+    assert_order(&log);
+    assert_eq!(stop(runner).await?, 50);
+    assert_eq!(database.waiting()?, 50);
+    Ok(())
+}
+
 async fn a_dead_letter_lets_its_key_go_on<D: Database>() -> Result<()> {
     let database = D::create()?;
     let messages = keyed("t", 10, 1);
@@ -403,6 +419,7 @@ outbox_tests::on_each_database!(
     a_refused_message_holds_up_its_key_only,
     a_parked_key_survives_its_runner,
     a_missing_topic_holds_up_its_own_messages_only,
+    only_the_topics_that_were_asked_for_are_published,
     a_dead_letter_lets_its_key_go_on,
     a_dead_letter_can_stay_in_the_database,
     a_halted_lane_keeps_everything,
@@ -411,6 +428,78 @@ outbox_tests::on_each_database!(
     a_fatal_error_ends_the_runner_and_frees_its_lanes,
     dropping_the_future_loses_nothing,
 );
+
+/// What an operator pauses waits until he resumes it, parked messages too, and also when the runner is
+/// started anew; the rest goes on.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn what_is_paused_waits() -> Result<()> {
+    let database = Postgres::create()?;
+    let operator = Operator::new(database.store()?);
+    let note = Note::by("alice").because("a drill");
+    let healed = Arc::new(AtomicBool::new(false));
+    let broker = RecordingSink::new().answering({
+        let healed = healed.clone();
+        move |message, _| match message.topic() == "poison" && !healed.load(Ordering::SeqCst) {
+            true => Err(SinkError::rejected("no")),
+            false => Ok(()),
+        }
+    });
+    let runner = || -> Result<_> {
+        let runner = builder(&database, &broker)?.build()?;
+        let health = runner.health();
+        Ok((runner.spawn()?, health))
+    };
+    let paused = |all: bool, topics: &[&str]| {
+        let topics: Vec<_> = topics.iter().map(|&topic| topic.to_owned()).collect();
+        move |health: &Health| (health.paused().all, &health.paused().topics) == (all, &topics)
+    };
+    publish(&database, &keyed("poison", 3, 1))?;
+    let (first, mut health) = runner()?;
+    while database.parked()? == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    assert!(operator.pause(Some("poison"), &note).await?);
+    assert!(operator.pause(Some("a"), &note).await?);
+    assert!(!operator.pause(Some("a"), &note).await?, "it is already");
+    assert!(operator.pause(Some("no topic"), &note).await.is_err());
+    health.wait_for(paused(false, &["a", "poison"])).await;
+    healed.store(true, Ordering::SeqCst);
+    operator.retry_all(None, &note).await?;
+    publish(&database, &keyed("a", 10, 2))?;
+    publish(&database, &keyed("b", 10, 2))?;
+    broker.wait_until(|log| log.len() == 10).await;
+    stop(first).await?;
+    let (second, mut health) = runner()?;
+    publish(&database, &keyed("b", 10, 2))?;
+    let log = broker.wait_until(|log| log.len() == 20).await;
+    assert!(log.iter().all(|message| message.topic() == "b"), "{log:?}");
+
+    assert!(operator.pause(None, &note).await?);
+    health.wait_for(paused(true, &["a", "poison"])).await;
+    publish(&database, &keyed("b", 10, 2))?;
+    assert!(operator.resume(Some("a"), &note).await?);
+    assert!(operator.resume(Some("poison"), &note).await?);
+    assert!(
+        !operator.resume(Some("poison"), &note).await?,
+        "it is already"
+    );
+    health.wait_for(paused(true, &[])).await;
+    assert_eq!(operator.status().await?.paused.all, true);
+    assert_eq!(broker.delivered().len(), 20, "everything is paused");
+    assert!(operator.resume(None, &note).await?);
+    broker.wait_until(|log| log.len() == 43).await;
+    settled(&database).await?;
+    assert_order(&broker.delivered());
+    stop(second).await?;
+    let audited = database.counts(
+        "SELECT count(*) FROM outbox_audit WHERE operator = 'alice' AND reason = 'a drill' \
+         GROUP BY action ORDER BY action",
+    )?;
+    assert_eq!(audited, [3, 3, 1], "pauses, resumes, and a retry");
+    Ok(())
+}
 
 /// SQLite has one lane: a second runner gets nothing while the first one lives, and everything when
 /// it stops.

@@ -2,6 +2,7 @@ DROP FUNCTION outbox_note_batches, outbox_refuse_again, outbox_unpark, outbox_pa
     outbox_bury, outbox_park, outbox_archive_delivered, outbox_settle, outbox_horizon, outbox_read, outbox_leave, outbox_release,
     outbox_lease;
 DROP TABLE outbox_audit;
+DROP TABLE outbox_paused;
 DROP TABLE outbox_dead_letters;
 DROP TABLE outbox_archive;
 DROP TABLE outbox_parked;

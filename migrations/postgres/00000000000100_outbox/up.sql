@@ -136,6 +136,12 @@ CREATE TABLE outbox_parked (
 
 CREATE INDEX outbox_parked_by_key ON outbox_parked (lane, ordering_key, id);
 
+-- What an operator has paused: topics, or everything, by the name `*`, which no topic can have.
+CREATE TABLE outbox_paused (
+    topic text COLLATE "C" PRIMARY KEY,
+    paused_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- Delivered messages, where the runner's completion is `Archive`.
 CREATE TABLE outbox_archive (
     id bigint NOT NULL,
@@ -174,15 +180,15 @@ CREATE TABLE outbox_dead_letters (
 CREATE TABLE outbox_audit (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     done_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- retry or skip
+    -- retry or skip a parked message, pause or resume a topic or everything (`*`)
     action text NOT NULL,
     -- Who says to have done it, as which role, and why.
     operator text NOT NULL,
     role text NOT NULL DEFAULT session_user,
     reason text,
-    lane smallint NOT NULL,
-    id bigint NOT NULL,
-    message_id uuid NOT NULL,
+    lane smallint,
+    id bigint,
+    message_id uuid,
     topic text COLLATE "C" NOT NULL
 );
 
@@ -283,7 +289,7 @@ $function$;
 -- the floor was set, and have ended since, may have committed something below it: each comes with the
 -- floor from which what it wrote is found. The snapshot that decides is the one that reads.
 CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], floors bigint[], max_bytes bigint, exclude bigint[],
-    exclude_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
+    exclude_topics text[], only_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
     RETURNS TABLE (
         lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
         payload bytea, headers text, event_type text, created_at timestamptz)
@@ -305,12 +311,13 @@ SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.hea
         WHERE o.lane = l.lane
             AND o.id >= least(l.floor, (
                 SELECT min(late.floor)
-                FROM unnest($7, $8, $9) AS late (lane, xid, floor)
+                FROM unnest($8, $9, $10) AS late (lane, xid, floor)
                 WHERE late.lane = l.lane
                     AND pg_visible_in_snapshot(late.xid::text::xid8, pg_current_snapshot())
             ))
             AND o.id NOT IN (SELECT unnest($5))
             AND o.topic <> ALL ($6)
+            AND ($7 IS NULL OR o.topic = ANY ($7))
         ORDER BY o.id
         LIMIT l.most
     ) AS m

@@ -8,6 +8,7 @@
 
 mod json;
 mod parked;
+mod pause;
 mod status;
 
 use tokio_postgres::Client;

@@ -115,8 +115,8 @@ impl Default for ParkedFilter {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    operator: String,
-    reason: Option<String>,
+    pub(super) operator: String,
+    pub(super) reason: Option<String>,
 }
 
 impl Note {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::parked::{ParkedFilter, ParkedMessage, firsts};
 use super::{Operator, json};
-use crate::store::StoreError;
+use crate::store::{Paused, StoreError, paused};
 
 /// How far messages are counted.
 const COUNTED: u64 = 10_000;
@@ -33,6 +33,8 @@ pub struct Status {
     pub runners: Vec<RunnerStatus>,
     /// The lanes.
     pub lanes: Vec<LaneStatus>,
+    /// What is paused.
+    pub paused: Paused,
     /// The first messages of the keys that have been parked for longest: 20 at most.
     pub parked_keys: Vec<ParkedMessage>,
 }
@@ -128,6 +130,7 @@ impl Operator {
                 parked,
                 runners: runners(client).await?,
                 lanes,
+                paused: paused(client).await?,
                 parked_keys: match parked.at_least {
                     0 => Vec::new(),
                     _ => firsts(client, &filter).await?,

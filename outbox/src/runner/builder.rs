@@ -45,6 +45,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
                 grace: Duration::from_secs(15),
                 on_rejection: OnRejection::default(),
                 completion: Completion::Delete,
+                topics: None,
             },
         }
     }
@@ -54,6 +55,17 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Publishes messages of these topics alone; those of others wait. By default all are published.
+    ///
+    /// A lane has one runner, which does not look for others' topics: runners that share a database should
+    /// all publish the same. Messages that wait for good make each look for new ones slower.
+    #[must_use]
+    pub fn topics(mut self, topics: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.settings.topics = Some(topics);
         self
     }
 
@@ -180,6 +192,19 @@ impl Settings {
                 "the dead-letter topic {topic:?} is not a topic name: {reason}"
             )));
         }
+        if let Some(topics) = &self.topics {
+            if topics.is_empty() {
+                return Err(BuildError(
+                    "`topics` names none, so nothing would be published; leave it out for all"
+                        .into(),
+                ));
+            }
+            for topic in topics {
+                crate::topic::check(topic).map_err(|reason| {
+                    BuildError(format!("{topic:?} in `topics` is no topic name: {reason}"))
+                })?;
+            }
+        }
         if self.poll_interval.is_zero() {
             return Err(BuildError(
                 "`poll_interval` is 0, which would keep the database busy for nothing".into(),
@@ -238,6 +263,7 @@ mod tests {
             grace: Duration::ZERO,
             on_rejection: OnRejection::default(),
             completion: Completion::Delete,
+            topics: None,
         }
     }
 
@@ -249,11 +275,13 @@ mod tests {
     #[test]
     fn what_cannot_work_is_explained() {
         type Spoil = fn(&mut Settings);
-        let cases: [(Spoil, &str); 5] = [
+        let cases: [(Spoil, &str); 7] = [
             (|s| s.batch_size = 0, "`batch_size` is 0"),
             (|s| s.max_in_flight_bytes = 0, "`max_in_flight_bytes` is 0"),
             (|s| s.max_in_flight = 9, "no batch could be full"),
             (|s| s.poll_interval = Duration::ZERO, "`poll_interval`"),
+            (|s| s.topics = Some(vec![]), "`topics` names none"),
+            (|s| s.topics = Some(vec!["a b".into()]), "\"a b\""),
             (|s| s.lease = Duration::from_millis(1_499), "at least 1.5s"),
         ];
         for (spoil, expected) in cases {

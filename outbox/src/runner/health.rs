@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::sink::SinkError;
-use crate::store::StoreError;
+use crate::store::{Paused, StoreError};
 
 /// How a runner fares at a moment. See [`Runner::health`](super::Runner::health).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub struct Health {
     check: Condition,
     topics: BTreeMap<String, String>,
     lanes: Vec<i16>,
+    paused: Paused,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,11 @@ impl Health {
         &self.lanes
     }
 
+    /// What an operator has paused.
+    pub fn paused(&self) -> &Paused {
+        &self.paused
+    }
+
     /// All that is not as it should be, in words; nothing if the runner is ready and no topic waits.
     ///
     /// ```
@@ -110,10 +116,21 @@ impl Health {
             .topics
             .iter()
             .map(|(topic, reason)| format!("the topic {topic:?}: {reason}"));
+        let paused = match self.paused.all {
+            true => Some("everything is paused by an operator".to_owned()),
+            false => None,
+        };
+        let topics = topics.chain(
+            self.paused
+                .topics
+                .iter()
+                .map(|topic| format!("the topic {topic:?} is paused by an operator")),
+        );
         phase
             .into_iter()
             .chain(self.store.problem("the store"))
             .chain(self.sink().problem("the sink"))
+            .chain(paused)
             .chain(topics)
             .collect()
     }
@@ -232,6 +249,11 @@ impl Board {
             }
             None => health.topics.remove(topic).is_some(),
         });
+    }
+
+    /// What an operator has paused.
+    pub(super) fn paused(&self, paused: Paused) {
+        self.0.send_modify(|health| health.paused = paused);
     }
 
     /// The lanes that are served.

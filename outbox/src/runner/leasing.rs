@@ -36,6 +36,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lease = self.runner.settings.lease;
         let mut cleaned = Instant::now();
         while !work_is_done.is_cancelled() {
+            if let Err(error) = self.look_what_is_paused().await {
+                survive(error)?;
+            }
             if let Err(error) = self.renew().await {
                 survive(error)?;
                 if self.leases_have_ended() {
@@ -53,6 +56,17 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 () = work_is_done.cancelled() => {}
                 () = tokio::time::sleep(TICK.min(lease / 5)) => {}
             }
+        }
+        Ok(())
+    }
+
+    async fn look_what_is_paused(&self) -> Result<(), StoreError> {
+        let runner = self.runner;
+        let paused = runner.ask(runner.store.paused()).await?;
+        let before = self.set_paused(paused.clone()).unwrap_or_default();
+        if before != paused {
+            tracing::info!(all = paused.all, topics = ?paused.topics, "paused by an operator");
+            runner.health.paused(paused);
         }
         Ok(())
     }

@@ -88,6 +88,7 @@ struct Settings {
     max_in_flight: usize,
     max_in_flight_bytes: usize,
     poll_interval: Duration,
+    topics: Option<Vec<String>>,
     lease: Duration,
     grace: Duration,
     on_rejection: OnRejection,

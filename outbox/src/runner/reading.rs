@@ -32,7 +32,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut taking_over = Backoff::of_sink();
         while self.ready_to_read().await {
             self.take_over(&mut taking_over).await?;
+            let begin = Instant::now();
             let mut step = self.step(&mut reader, &sent).await;
+            let took = begin.elapsed();
             if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
                 looked_for_due = Instant::now();
                 step = self.send_due(&sent).await.and(step);
@@ -51,6 +53,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             let Some(pause) = reader.pause(self.runner.settings.poll_interval) else {
                 continue;
             };
+            // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
+            let pause = pause.max(took * 4);
             match self.lie_down(&mut sleep, pause).await {
                 Rest::Wait(pause) if self.tracker.has_parked() => {
                     self.doze(pause.min(LOOK_FOR_DUE)).await;
@@ -90,10 +94,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), StoreError> {
         let runner = self.runner;
         let (leases, exclude) = self.tracker.begin_read();
-        if leases.is_empty() {
+        let topics = self.topics().filter(|_| !leases.is_empty());
+        let Some(topics) = topics else {
             reader.brought_nothing();
             return Ok(());
-        }
+        };
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let request = ReadRequest {
             lanes: reader.quotas(self.read_at_most(), &lanes),
@@ -101,7 +106,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             // be read.
             max_bytes: (runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1)).max(1),
             exclude,
-            exclude_topics: self.suspensions().topics(Instant::now()),
+            topics,
         };
         let read = runner.ask(runner.store.read(&request)).await?;
         reader.learn(&request, &read);
@@ -173,14 +178,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Sends the first messages of parked keys again that are due.
     #[tracing::instrument(name = "retry", level = "debug", skip_all)]
     async fn send_due(&self, sent: &UnboundedSender<(Batch, Delivery)>) -> Result<(), StoreError> {
-        if !self.tracker.has_parked() {
+        let Some(topics) = self.topics().filter(|_| self.tracker.has_parked()) else {
             return Ok(());
-        }
+        };
         let runner = self.runner;
         let mut leases = self.tracker.leases();
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let most = runner.settings.batch_size;
-        let due = runner.ask(runner.store.due(&lanes, most)).await?;
+        let due = runner.ask(runner.store.due(&lanes, &topics, most)).await?;
         if due.is_empty() && !self.tracker.has_parked_keys() {
             let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
             self.tracker.set_parked(!parked.is_empty());

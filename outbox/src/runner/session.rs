@@ -14,7 +14,7 @@ use super::suspension::Suspensions;
 use super::tracker::Tracker;
 use super::{RunError, Runner};
 use crate::sink::{Delivery, Outcome, Sink, SinkError};
-use crate::store::{Lease, Store, StoreError, StoredMessage};
+use crate::store::{Lease, Paused, Store, StoreError, StoredMessage, TopicFilter};
 
 /// How often the sink is asked how it fares.
 const LOOK_AFTER_SINK: Duration = Duration::from_secs(10);
@@ -26,6 +26,8 @@ pub(super) struct Session<'r, S, K> {
     /// Until when the leases are certainly valid, by the runner's own monotonic clock.
     leased_until: Mutex<Instant>,
     suspensions: Mutex<Suspensions>,
+    /// By operators. Nothing is sent before it is known.
+    paused: Mutex<Option<Paused>>,
     /// Held while messages move between the outbox and the parked ones, together with what the tracker
     /// knows about it.
     pub(super) parking: tokio::sync::Mutex<()>,
@@ -65,6 +67,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
             tracker: Tracker::new(runner.sink.transactions().is_some()),
             leased_until: Mutex::new(Instant::now()),
             suspensions: Mutex::default(),
+            paused: Mutex::default(),
             parking: tokio::sync::Mutex::default(),
             sending: tokio::sync::Mutex::default(),
             stop,
@@ -246,6 +249,25 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         self.suspensions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns what operators have paused, and returns what was known before.
+    pub(super) fn set_paused(&self, paused: Paused) -> Option<Paused> {
+        self.lock_paused().replace(paused)
+    }
+
+    /// The topics that may be sent now. `None` if nothing may.
+    pub(super) fn topics(&self) -> Option<TopicFilter> {
+        let paused = self.lock_paused();
+        let paused = paused.as_ref().filter(|paused| !paused.all)?;
+        let mut except = self.suspensions().topics(Instant::now());
+        except.extend(paused.topics.iter().cloned());
+        let only = self.runner.settings.topics.clone();
+        Some(TopicFilter { only, except })
+    }
+
+    fn lock_paused(&self) -> MutexGuard<'_, Option<Paused>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_until(&self) -> MutexGuard<'_, Instant> {

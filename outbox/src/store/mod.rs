@@ -11,10 +11,13 @@ use std::fmt;
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{BoxError, Message, OrderingKey};
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::postgres::{ALL_TOPICS, paused};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
@@ -143,11 +146,12 @@ pub trait Store: Send + Sync + 'static {
         lanes: &[i16],
     ) -> impl Future<Output = Result<Vec<ParkedKey>, StoreError>> + Send;
 
-    /// The first messages of parked keys in these lanes that are due to be tried again, up to `most`. A
-    /// first message that was never tried, since what was before it is gone, is due at once.
+    /// The first messages of parked keys in these lanes and topics that are due to be tried again, up to
+    /// `most`. A first message that was never tried, since what was before it is gone, is due at once.
     fn due(
         &self,
         lanes: &[i16],
+        topics: &TopicFilter,
         most: usize,
     ) -> impl Future<Output = Result<Vec<DueMessage>, StoreError>> + Send;
 
@@ -178,6 +182,12 @@ pub trait Store: Send + Sync + 'static {
         retention: Duration,
         most: usize,
     ) -> impl Future<Output = Result<usize, StoreError>> + Send;
+
+    /// What an operator has paused: nothing of it is read or tried again until it is resumed. Asked for
+    /// about every second. By default nothing ever is.
+    fn paused(&self) -> impl Future<Output = Result<Paused, StoreError>> + Send {
+        std::future::ready(Ok(Paused::default()))
+    }
 
     /// For exactly-once delivery: takes note of batches that are about to be sent, one a lane, in place of
     /// those noted before, which have lower numbers. Fenced like all that changes messages. Returns the
@@ -282,8 +292,51 @@ pub struct ReadRequest {
     pub max_bytes: usize,
     /// Messages to pass over, since the runner has them already.
     pub exclude: Vec<Position>,
-    /// Topics to pass over, since they are unavailable.
-    pub exclude_topics: Vec<String>,
+    /// The topics to read.
+    pub topics: TopicFilter,
+}
+
+/// Which topics are meant. By default all are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicFilter {
+    /// These alone, if there are any restrictions.
+    pub only: Option<Vec<String>>,
+    /// Not these.
+    pub except: Vec<String>,
+}
+
+impl TopicFilter {
+    /// Whether this topic is meant.
+    ///
+    /// ```
+    /// use outbox::store::TopicFilter;
+    ///
+    /// let filter = TopicFilter {
+    ///     only: Some(vec!["orders".into(), "payments".into()]),
+    ///     except: vec!["orders".into()],
+    /// };
+    /// assert!(filter.admits("payments"));
+    /// assert!(!filter.admits("orders") && !filter.admits("customers"));
+    /// assert!(TopicFilter::default().admits("customers"));
+    /// ```
+    pub fn admits(&self, topic: &str) -> bool {
+        let is = |named: &String| named == topic;
+        self.only.as_ref().is_none_or(|only| only.iter().any(is)) && !self.except.iter().any(is)
+    }
+
+    /// Whether all topics are meant.
+    pub fn admits_all(&self) -> bool {
+        self.only.is_none() && self.except.is_empty()
+    }
+}
+
+/// What an operator has paused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Paused {
+    /// Everything.
+    pub all: bool,
+    /// These topics.
+    pub topics: Vec<String>,
 }
 
 /// What is sent to the broker in one transaction: some messages of one lane.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Columns, DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
-    RunnerId, Store, StoreError, StoredMessage,
+    RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
 
 /// Now, in the form of the tables' times. A `%f` has milliseconds, and the text sorts by time.
@@ -232,7 +232,7 @@ impl Store for SqliteStore {
         let most = request.lanes.iter().map(|&(_, most)| most).sum::<usize>();
         let max_bytes = request.max_bytes;
         let exclude = ids(&request.exclude);
-        let exclude_topics = serde_json::Value::from(request.exclude_topics.clone()).to_string();
+        let (except, only) = topics(&request.topics);
         self.read_only(move |c| {
             let rows = sql_query(format!(
                 "SELECT {MESSAGE}, 0 AS attempts FROM ( \
@@ -241,11 +241,14 @@ impl Store for SqliteStore {
                     FROM outbox \
                     WHERE id NOT IN (SELECT value FROM json_each(?)) \
                         AND topic NOT IN (SELECT value FROM json_each(?)) \
+                        AND (? IS NULL OR topic IN (SELECT value FROM json_each(?))) \
                     ORDER BY id LIMIT ? \
                  ) WHERE before IS NULL OR before < ? ORDER BY id"
             ))
             .bind::<Text, _>(exclude)
-            .bind::<Text, _>(exclude_topics)
+            .bind::<Text, _>(except)
+            .bind::<Nullable<Text>, _>(only.clone())
+            .bind::<Nullable<Text>, _>(only)
             .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
             .bind::<BigInt, _>(i64::try_from(max_bytes).unwrap_or(i64::MAX))
             .load::<Row>(c)?;
@@ -362,17 +365,28 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn due(&self, lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+    async fn due(
+        &self,
+        lanes: &[i16],
+        filter: &TopicFilter,
+        most: usize,
+    ) -> Result<Vec<DueMessage>, StoreError> {
         if !lanes.contains(&LANE) {
             return Ok(Vec::new());
         }
+        let (except, only) = topics(filter);
         self.read_only(move |c| {
             let rows = sql_query(format!(
                 "SELECT {MESSAGE}, attempts FROM outbox_parked \
                  WHERE id IN ({FIRSTS}) AND (attempts = 0 OR next_attempt_at <= {}) \
+                    AND topic NOT IN (SELECT value FROM json_each(?)) \
+                    AND (? IS NULL OR topic IN (SELECT value FROM json_each(?))) \
                  ORDER BY next_attempt_at LIMIT ?",
                 now!()
             ))
+            .bind::<Text, _>(except)
+            .bind::<Nullable<Text>, _>(only.clone())
+            .bind::<Nullable<Text>, _>(only)
             .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
             .load::<Row>(c)?;
             let due = |row: Row| DueMessage {
@@ -513,6 +527,12 @@ fn held(c: &mut SqliteConnection, runner: &str) -> Result<Vec<Lease>, StoreError
 fn ids(positions: &[Position]) -> String {
     let ids = positions.iter().map(|position| position.id.to_string());
     format!("[{}]", ids.collect::<Vec<_>>().join(","))
+}
+
+/// The topics to pass over, and those to which it is restricted, if it is.
+fn topics(filter: &TopicFilter) -> (String, Option<String>) {
+    let array = |topics: &Vec<String>| serde_json::Value::from(topics.clone()).to_string();
+    (array(&filter.except), filter.only.as_ref().map(array))
 }
 
 #[derive(QueryableByName)]

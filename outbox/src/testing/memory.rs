@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::store::{
     DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
-    Store, StoreError, StoredMessage,
+    Store, StoreError, StoredMessage, TopicFilter,
 };
 use crate::{Error, Message, OrderingKey, OutboxEvent};
 
@@ -221,11 +221,7 @@ impl Store for MemoryStore {
         let outbox = self.lock();
         let exclude: HashSet<_> = request.exclude.iter().collect();
         let wanted = |stored: &&StoredMessage| {
-            !exclude.contains(&stored.position)
-                && !request
-                    .exclude_topics
-                    .iter()
-                    .any(|t| t == stored.message.topic())
+            !exclude.contains(&stored.position) && request.topics.admits(stored.message.topic())
         };
         let mut read = Vec::new();
         for &(lane, most) in &request.lanes {
@@ -322,11 +318,16 @@ impl Store for MemoryStore {
         Ok(outbox.first_parked_in(lanes).into_iter().map(key).collect())
     }
 
-    async fn due(&self, lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+    async fn due(
+        &self,
+        lanes: &[i16],
+        topics: &TopicFilter,
+        most: usize,
+    ) -> Result<Vec<DueMessage>, StoreError> {
         let outbox = self.lock();
         let now = outbox.clock.now();
         let mut due = outbox.first_parked_in(lanes);
-        due.retain(|parked| parked.is_due(now));
+        due.retain(|parked| parked.is_due(now) && topics.admits(parked.stored.message.topic()));
         due.sort_by_key(|parked| parked.retry_at);
         let due = due.into_iter().take(most).map(|parked| DueMessage {
             stored: parked.stored.clone(),

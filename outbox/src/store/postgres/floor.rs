@@ -182,7 +182,7 @@ impl Floors {
     pub(super) fn learn(&mut self, plan: &Plan, request: &ReadRequest, read: &[StoredMessage]) {
         let Some(bound) = &self.bound else { return };
         // What is passed over may be undelivered.
-        if plan.generation != self.generation || !request.exclude_topics.is_empty() {
+        if plan.generation != self.generation || !request.topics.admits_all() {
             return;
         }
         let in_flight = request.exclude.iter().copied();
@@ -211,6 +211,7 @@ impl Floors {
 
 #[cfg(test)]
 mod tests {
+    use super::super::TopicFilter;
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
@@ -297,7 +298,7 @@ mod tests {
                 .iter()
                 .map(|&id| Position { lane: LANE, id })
                 .collect(),
-            exclude_topics: Vec::new(),
+            topics: TopicFilter::default(),
         }
     }
 

@@ -22,9 +22,14 @@ use tokio_postgres::types::Type;
 use self::connect::Connector;
 use self::floor::Floors;
 use super::{
-    DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
-    RunnerId, Store, StoreError, StoredMessage,
+    DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position, ReadRequest,
+    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
+
+pub(crate) use self::read::paused;
+
+/// What stands for all topics in the table `outbox_paused`. No topic can have this name.
+pub(crate) const ALL_TOPICS: &str = "*";
 
 pub use self::builder::PostgresStoreBuilder;
 
@@ -223,8 +228,18 @@ impl Store for PostgresStore {
         self.with(async |c| read::parked_keys(c, lanes).await).await
     }
 
-    async fn due(&self, lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
-        self.with(async |c| read::due(c, lanes, most).await).await
+    async fn due(
+        &self,
+        lanes: &[i16],
+        topics: &TopicFilter,
+        most: usize,
+    ) -> Result<Vec<DueMessage>, StoreError> {
+        self.with(async |c| read::due(c, lanes, topics, most).await)
+            .await
+    }
+
+    async fn paused(&self) -> Result<Paused, StoreError> {
+        self.with(async |c| Ok(read::paused(c).await?)).await
     }
 
     async fn refuse_again(

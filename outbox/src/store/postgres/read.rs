@@ -5,7 +5,10 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::super::Columns;
 use super::floor::{Horizon, Plan};
-use super::{DueMessage, ParkedKey, Position, ReadRequest, StoreError, StoredMessage};
+use super::{
+    ALL_TOPICS, DueMessage, ParkedKey, Paused, Position, ReadRequest, StoreError, StoredMessage,
+    TopicFilter,
+};
 
 pub(super) async fn read(
     client: &Client,
@@ -22,7 +25,7 @@ pub(super) async fn read(
         .query_typed(
             "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, \
                 created_at \
-             FROM outbox_read($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             FROM outbox_read($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             &[
                 (&lanes, Type::INT2_ARRAY),
                 (&most, Type::INT8_ARRAY),
@@ -32,7 +35,8 @@ pub(super) async fn read(
                     Type::INT8,
                 ),
                 (&exclude, Type::INT8_ARRAY),
-                (&request.exclude_topics, Type::TEXT_ARRAY),
+                (&request.topics.except, Type::TEXT_ARRAY),
+                (&request.topics.only, Type::TEXT_ARRAY),
                 (&plan.late_lanes, Type::INT2_ARRAY),
                 (&plan.late_xids, Type::INT8_ARRAY),
                 (&plan.late_floors, Type::INT8_ARRAY),
@@ -57,6 +61,21 @@ pub(super) async fn horizon(client: &Client) -> Result<Horizon, StoreError> {
         xid: row.try_get(1)?,
         in_progress: row.try_get(2)?,
     })
+}
+
+/// What operators have paused, sorted.
+pub(crate) async fn paused(client: &Client) -> Result<Paused, Error> {
+    let rows = client
+        .query_typed("SELECT topic FROM outbox_paused ORDER BY topic", &[])
+        .await?;
+    let mut paused = Paused::default();
+    for row in &rows {
+        match row.try_get(0)? {
+            ALL_TOPICS => paused.all = true,
+            topic => paused.topics.push(topic.to_owned()),
+        }
+    }
+    Ok(paused)
 }
 
 pub(super) async fn parked_keys(
@@ -87,6 +106,7 @@ pub(super) async fn parked_keys(
 pub(super) async fn due(
     client: &Client,
     lanes: &[i16],
+    topics: &TopicFilter,
     most: usize,
 ) -> Result<Vec<DueMessage>, StoreError> {
     // One that was never tried is the first of its key because what was before it was taken away.
@@ -98,12 +118,15 @@ pub(super) async fn due(
              CROSS JOIN LATERAL ( \
                 SELECT * FROM outbox_parked AS o WHERE o.lane = f.lane AND o.id = f.id LIMIT 1 \
              ) AS p \
-             WHERE f.next_attempt_at <= clock_timestamp() OR f.attempts = 0 \
+             WHERE (f.next_attempt_at <= clock_timestamp() OR f.attempts = 0) \
+                AND p.topic <> ALL ($3) AND ($4 IS NULL OR p.topic = ANY ($4)) \
              ORDER BY f.next_attempt_at NULLS FIRST \
              LIMIT $2",
             &[
                 (&lanes, Type::INT2_ARRAY),
                 (&i64::try_from(most).unwrap_or(i64::MAX), Type::INT8),
+                (&topics.except, Type::TEXT_ARRAY),
+                (&topics.only, Type::TEXT_ARRAY),
             ],
         )
         .await?;

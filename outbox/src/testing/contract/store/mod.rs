@@ -17,7 +17,7 @@ use super::{Broken, Only, Violation, cases, conclude, require};
 use crate::Message;
 use crate::store::{
     DueMessage, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId, Store,
-    StoredMessage,
+    StoredMessage, TopicFilter,
 };
 
 type Case = Result<(), Broken>;
@@ -125,6 +125,7 @@ async fn violations<F: StoreFixture>(
             no_more_is_read_of_a_lane_than_asked_for,
             what_is_excluded_makes_room_for_what_follows,
             excluded_topics_make_room_for_others,
+            other_topics_than_asked_for_make_room,
             reading_stops_when_the_bytes_are_reached,
             one_message_is_read_however_large,
             reading_changes_nothing,
@@ -137,6 +138,7 @@ async fn violations<F: StoreFixture>(
             the_first_of_a_key_is_due_alone,
             nothing_is_due_before_its_time,
             no_more_are_due_than_asked_for,
+            only_topics_that_are_asked_for_are_due,
             a_first_message_that_was_never_tried_is_due,
             a_message_refused_again_waits_anew,
             unparking_restores_the_key_in_its_old_places,
@@ -270,7 +272,8 @@ impl<'f, F: StoreFixture> Owner<'f, F> {
     }
 
     async fn due(&self) -> Result<Vec<DueMessage>, Broken> {
-        let mut due = self.store.due(&self.lanes(), 10_000).await?;
+        let topics = TopicFilter::default();
+        let mut due = self.store.due(&self.lanes(), &topics, 10_000).await?;
         due.sort_by_key(|due| due.stored.position);
         Ok(due)
     }

@@ -88,7 +88,7 @@ pub(super) async fn the_first_of_a_key_is_due_alone<F: StoreFixture>(f: &F) -> C
     require!(due == expected, "due are {due:?} instead of {expected:?}");
     // Only in the lanes that are asked for.
     for lane in owner.lanes() {
-        let due = f.store().due(&[lane], 100).await?;
+        let due = f.store().due(&[lane], &TopicFilter::default(), 100).await?;
         let expected = expected
             .iter()
             .filter(|due| due.stored.position.lane == lane);
@@ -98,7 +98,10 @@ pub(super) async fn the_first_of_a_key_is_due_alone<F: StoreFixture>(f: &F) -> C
         );
     }
     require!(
-        f.store().due(&[], 100).await?.is_empty(),
+        f.store()
+            .due(&[], &TopicFilter::default(), 100)
+            .await?
+            .is_empty(),
         "something is due in no lane"
     );
     Ok(())
@@ -133,8 +136,27 @@ pub(super) async fn no_more_are_due_than_asked_for<F: StoreFixture>(f: &F) -> Ca
     let all = owner.insert(&scattered(40)).await?;
     let parkings: Vec<_> = all.iter().map(|stored| refused(stored.position)).collect();
     owner.park(&parkings).await?;
-    let due = f.store().due(&owner.lanes(), 5).await?;
+    let due = f
+        .store()
+        .due(&owner.lanes(), &TopicFilter::default(), 5)
+        .await?;
     require!(due.len() == 5, "5 were asked for, and {} told", due.len());
+    Ok(())
+}
+
+pub(super) async fn only_topics_that_are_asked_for_are_due<F: StoreFixture>(f: &F) -> Case {
+    let owner = Owner::new(f).await?;
+    let written = ["a", "b", "c"].map(|topic| Message::new(topic).with_key("k"));
+    let all = owner.insert(&written).await?;
+    let parkings: Vec<_> = all.iter().map(|stored| refused(stored.position)).collect();
+    owner.park(&parkings).await?;
+    let filter = TopicFilter {
+        only: Some(vec!["a".into(), "b".into()]),
+        except: vec!["a".into()],
+    };
+    let due = f.store().due(&owner.lanes(), &filter, 100).await?;
+    let topics: Vec<_> = due.iter().map(|due| due.stored.message.topic()).collect();
+    require!(topics == ["b"], "of `b` alone, {topics:?} are due");
     Ok(())
 }
 

@@ -165,12 +165,36 @@ pub(super) async fn excluded_topics_make_room_for_others<F: StoreFixture>(f: &F)
         .collect();
     let all = owner.insert(&written).await?;
     let mut others = request(owner.lanes(), 2);
-    others.exclude_topics = vec![
+    others.topics.except = vec![
         "topic-0".into(),
         "topic-2".into(),
         "it's \"not\" there".into(),
     ];
-    let read = f.store().read(&others).await?;
+    only_topic_1(&owner, &all, &f.store().read(&others).await?)
+}
+
+pub(super) async fn other_topics_than_asked_for_make_room<F: StoreFixture>(f: &F) -> Case {
+    let owner = Owner::new(f).await?;
+    let written: Vec<_> = (0..300)
+        .map(|n| Message::new(format!("topic-{}", n % 3)).with_payload(n.to_string()))
+        .collect();
+    let all = owner.insert(&written).await?;
+    let mut restricted = request(owner.lanes(), 2);
+    restricted.topics.only = Some(vec!["topic-1".into(), "topic-2".into()]);
+    restricted.topics.except = vec!["topic-2".into()];
+    only_topic_1(&owner, &all, &f.store().read(&restricted).await?)?;
+    restricted.topics.only = Some(Vec::new());
+    let read = f.store().read(&restricted).await?;
+    require!(read.is_empty(), "of no topics, {read:?} was read");
+    Ok(())
+}
+
+/// Two of each lane were asked for.
+fn only_topic_1<F: StoreFixture>(
+    owner: &Owner<'_, F>,
+    all: &[StoredMessage],
+    read: &[StoredMessage],
+) -> Case {
     for lane in owner.lanes() {
         let of_lane = |stored: &&StoredMessage| stored.position.lane == lane;
         let expected = all.iter().filter(of_lane);

@@ -27,6 +27,8 @@ enum Flaw {
     IgnoresExclude,
     ExcludesAfterTheLimit,
     IgnoresExcludedTopics,
+    IgnoresARestrictionOfTopics,
+    TellsDueOfAllTopics,
     IgnoresTheLimit,
     IgnoresTheBytes,
     ReadsNothingTooLarge,
@@ -155,7 +157,8 @@ impl Store for Flawed {
         match self.flaw {
             Flaw::ReadsAllLanes => changed.lanes = ALL_LANES.map(|lane| (lane, 100)).collect(),
             Flaw::IgnoresExclude | Flaw::ExcludesAfterTheLimit => changed.exclude.clear(),
-            Flaw::IgnoresExcludedTopics => changed.exclude_topics.clear(),
+            Flaw::IgnoresExcludedTopics => changed.topics.except.clear(),
+            Flaw::IgnoresARestrictionOfTopics => changed.topics.only = None,
             Flaw::IgnoresTheLimit => changed.lanes.iter_mut().for_each(|lane| lane.1 = 10_000),
             Flaw::IgnoresTheBytes => changed.max_bytes = usize::MAX,
             _ => {}
@@ -254,12 +257,21 @@ impl Store for Flawed {
         Ok(keys)
     }
 
-    async fn due(&self, lanes: &[i16], most: usize) -> Result<Vec<DueMessage>, StoreError> {
+    async fn due(
+        &self,
+        lanes: &[i16],
+        topics: &TopicFilter,
+        most: usize,
+    ) -> Result<Vec<DueMessage>, StoreError> {
         let all: Vec<_> = ALL_LANES.collect();
         match self.flaw {
-            Flaw::TellsDueOfAllLanes => self.store.due(&all, most).await,
-            Flaw::IgnoresTheLimitOfDue => self.store.due(lanes, usize::MAX).await,
-            _ => self.store.due(lanes, most).await,
+            Flaw::TellsDueOfAllLanes => self.store.due(&all, topics, most).await,
+            Flaw::TellsDueOfAllTopics => {
+                let topics = TopicFilter::default();
+                self.store.due(lanes, &topics, most).await
+            }
+            Flaw::IgnoresTheLimitOfDue => self.store.due(lanes, topics, usize::MAX).await,
+            _ => self.store.due(lanes, topics, most).await,
         }
     }
 
@@ -430,6 +442,14 @@ async fn a_flawed_store_is_caught_by_the_rule_that_it_breaks() {
         (
             Flaw::IgnoresExcludedTopics,
             "excluded topics make room for others",
+        ),
+        (
+            Flaw::IgnoresARestrictionOfTopics,
+            "other topics than asked for make room",
+        ),
+        (
+            Flaw::TellsDueOfAllTopics,
+            "only topics that are asked for are due",
         ),
         (
             Flaw::IgnoresTheLimit,
