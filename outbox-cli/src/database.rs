@@ -3,31 +3,106 @@
 use std::time::Duration;
 
 use outbox::operator::Operator;
-use outbox::store::PostgresStore;
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket, tls::NoTlsStream};
+use outbox::store::{PostgresStore, PostgresStoreBuilder};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::failure::Failure;
-use crate::settings::{DATABASE_URL, DatabaseFlags, Settings};
+use crate::settings::{DATABASE_CA, DATABASE_URL, DatabaseFlags, Settings};
+use crate::tls;
 
 /// How long it may take to connect, unless the URL has a `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The database's URL, if there is one that can be read.
-pub(crate) fn url(settings: &mut Settings) -> Option<String> {
-    if !settings.has(&DATABASE_URL) {
-        settings.invalid(
-            "no database is given: set `OUTBOX_DATABASE_URL`, `DATABASE_URL`, `database-url` in the \
-             file or `--database-url`, as in postgres://user@host/database",
-        );
-    }
-    settings.value(&DATABASE_URL, check_url)
+/// A database, as the settings name it. Not `Debug`: its URL may hold a password.
+pub(crate) struct Database {
+    url: String,
+    tls: Option<MakeRustlsConnect>,
 }
 
-/// The URL of the database, for a command that needs nothing else.
-pub(crate) fn only_url(flags: &DatabaseFlags) -> Result<String, Failure> {
-    let mut settings = Settings::gather(flags);
-    let url = url(&mut settings);
-    settings.verdict(url)
+impl Database {
+    /// The database that the settings name, if they name one that can be used.
+    pub(crate) fn from_settings(settings: &mut Settings) -> Option<Self> {
+        if !settings.has(&DATABASE_URL) {
+            settings.invalid(
+                "no database is given: set `OUTBOX_DATABASE_URL`, `DATABASE_URL`, `database-url` in \
+                 the file or `--database-url`, as in postgres://user@host/database",
+            );
+        }
+        let url = settings.value(&DATABASE_URL, check_url)?;
+        let config: Config = url.parse().ok()?;
+        if config.get_ssl_mode() != SslMode::Require {
+            if settings.has(&DATABASE_CA) {
+                let origin = settings.origin(&DATABASE_CA);
+                settings.invalid(format!(
+                    "{origin} is set, but has no effect unless the URL says sslmode=require"
+                ));
+            }
+            return Some(Self { url, tls: None });
+        }
+        let tls = match settings.has(&DATABASE_CA) {
+            true => settings.value(&DATABASE_CA, |file| tls::connector(Some(file))),
+            false => {
+                let ours = tls::connector(None).map_err(|_| {
+                    settings.invalid(
+                        "this machine trusts no certificates, which sslmode=require needs: set \
+                         `database-ca`",
+                    );
+                });
+                ours.ok()
+            }
+        };
+        Some(Self {
+            url,
+            tls: Some(tls?),
+        })
+    }
+
+    /// The database of a command that needs nothing else.
+    pub(crate) fn of(flags: &DatabaseFlags) -> Result<Self, Failure> {
+        let mut settings = Settings::gather(flags);
+        let database = Self::from_settings(&mut settings);
+        settings.verdict(database)
+    }
+
+    /// The store there.
+    pub(crate) fn store(&self) -> PostgresStoreBuilder {
+        let store = PostgresStore::builder(&self.url);
+        match &self.tls {
+            None => store,
+            Some(tls) => store.tls(tls.clone()),
+        }
+    }
+
+    /// An operator of the outbox there.
+    pub(crate) fn operator(&self) -> Result<Operator, Failure> {
+        Ok(Operator::new(self.store().build()?))
+    }
+
+    /// Connects as the store does.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let mut config: Config = self.url.parse()?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("outbox");
+        }
+        // A connection ends with its client. An error shows in the next statement.
+        match &self.tls {
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                tokio::spawn(connection);
+                Ok(client)
+            }
+            Some(tls) => {
+                let (client, connection) = config.connect(tls.clone()).await?;
+                tokio::spawn(connection);
+                Ok(client)
+            }
+        }
+    }
 }
 
 /// Makes sure that a URL can be read. What is wrong with it is not told, since a password may be what is
@@ -37,27 +112,8 @@ pub(crate) fn check_url(url: &str) -> Result<String, String> {
         Ok(_) => Ok(url.to_owned()),
         Err(_) => Err(
             "is no URL of a PostgreSQL database, as postgres://user@host:5432/database (a character \
-             such as @ in a password is written %40)"
+             such as @ in a password is written %40, and sslmode is disable, prefer or require)"
                 .to_owned(),
         ),
     }
-}
-
-/// Connects as the store does.
-pub(crate) async fn connect(
-    url: &str,
-) -> Result<(Client, Connection<Socket, NoTlsStream>), Failure> {
-    let mut config: Config = url.parse()?;
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIMEOUT);
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("outbox");
-    }
-    Ok(config.connect(NoTls).await?)
-}
-
-/// An operator of the outbox there.
-pub(crate) fn operator(flags: &DatabaseFlags) -> Result<Operator, Failure> {
-    Ok(Operator::new(PostgresStore::new(only_url(flags)?)?))
 }

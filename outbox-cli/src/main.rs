@@ -14,11 +14,13 @@ mod send;
 mod settings;
 mod show;
 mod status;
+mod tls;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use self::database::Database;
 use self::failure::Failure;
 use self::settings::{DatabaseFlags, RunnerFlags};
 

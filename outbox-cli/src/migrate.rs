@@ -16,7 +16,7 @@ use outbox::migrations::{POSTGRES, POSTGRES_SQL};
 use crate::ask::confirm;
 use crate::failure::Failure;
 use crate::show::print;
-use crate::{DatabaseFlags, database};
+use crate::{Database, DatabaseFlags};
 
 /// The migrations are ordinary ones of Diesel, noted in `__diesel_schema_migrations`: an application may
 /// run them itself instead.
@@ -60,14 +60,14 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     if args.show_sql {
         return show(action);
     }
-    let url = database::only_url(&args.database)?;
+    let database = Database::of(&args.database)?;
     if action == Action::Down {
         confirm(
             "This removes the outbox's tables and all messages in them.",
             args.yes,
         )?;
     }
-    migrate(&url, action).await
+    migrate(&database, action).await
 }
 
 fn show(action: Action) -> Result<(), Failure> {
@@ -112,9 +112,8 @@ fn write_new(path: &Path, content: &str) -> Result<(), String> {
     }
 }
 
-async fn migrate(url: &str, action: Action) -> Result<(), Failure> {
-    let (client, connection) = database::connect(url).await?;
-    let connection = AsyncPgConnection::try_from_client_and_connection(client, connection);
+async fn migrate(database: &Database, action: Action) -> Result<(), Failure> {
+    let connection = AsyncPgConnection::try_from(database.connect().await?);
     let mut connection = connection.await.map_err(failed)?;
     // All or nothing, and one at a time: replicas of a service start together.
     AnsiTransactionManager::begin_transaction(&mut connection)

@@ -10,7 +10,7 @@ use outbox::operator::{Done, Note, Operator, ParkedFilter, ParkedMessage};
 use crate::ask::confirm;
 use crate::failure::Failure;
 use crate::settings::DatabaseFlags;
-use crate::{database, show};
+use crate::{Database, show};
 
 /// How many messages are exported at a time.
 const PAGE: u32 = 500;
@@ -162,7 +162,7 @@ async fn list(args: &List) -> Result<(), Failure> {
         topic: args.topic.clone(),
         most: args.limit,
     };
-    let operator = database::operator(&args.database)?;
+    let operator = Database::of(&args.database)?.operator()?;
     let parked = operator.parked(&filter).await?;
     show::print(&match (args.json, parked.is_empty()) {
         (true, _) => show::json(&parked)?,
@@ -218,7 +218,7 @@ fn retry_in(message: &ParkedMessage) -> String {
 }
 
 async fn show(args: &Show) -> Result<(), Failure> {
-    let operator = database::operator(&args.database)?;
+    let operator = Database::of(&args.database)?.operator()?;
     let message = find(&operator, args.id, args.payload).await?;
     if args.json {
         return show::print(&show::json(&message)?);
@@ -282,7 +282,7 @@ fn not_parked(id: i64) -> Failure {
 }
 
 async fn retry(args: &Retry) -> Result<(), Failure> {
-    let operator = database::operator(&args.database)?;
+    let operator = Database::of(&args.database)?.operator()?;
     let note = args.by.note();
     if args.all {
         let keys = operator.retry_all(args.topic.as_deref(), &note).await?;
@@ -296,7 +296,7 @@ async fn retry(args: &Retry) -> Result<(), Failure> {
 }
 
 async fn skip(args: &Skip) -> Result<(), Failure> {
-    let operator = database::operator(&args.database)?;
+    let operator = Database::of(&args.database)?.operator()?;
     let message = find(&operator, args.id, false).await?;
     let what = format!(
         "This gives up message {} of the topic {} (key {}): it will never be delivered.",
@@ -322,7 +322,7 @@ fn done(id: i64, done: Done) -> Result<(), Failure> {
 }
 
 async fn export(args: &Export) -> Result<(), Failure> {
-    let operator = database::operator(&args.database)?;
+    let operator = Database::of(&args.database)?.operator()?;
     let mut file = args.output.as_deref().map(new_file).transpose()?;
     let mut after = None;
     loop {

@@ -14,7 +14,7 @@ use crate::settings::{
     POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, duration, number,
     one_of,
 };
-use crate::{brokers, database};
+use crate::{Database, brokers, database};
 
 type Builder = RunnerBuilder<PostgresStore, KafkaSink>;
 
@@ -47,10 +47,10 @@ pub(crate) fn runner(settings: &mut Settings) -> Option<Runner<PostgresStore, Ka
 }
 
 fn store(settings: &mut Settings) -> Option<PostgresStore> {
-    let url = database::url(settings);
+    let database = Database::from_settings(settings);
     let connections = settings.value(&MAX_CONNECTIONS, number);
     let listen_url = settings.value(&LISTEN_URL, database::check_url);
-    let mut store = PostgresStore::builder(url?);
+    let mut store = database?.store();
     if let Some(connections) = connections {
         store = store.max_connections(connections);
     }

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Read as _;
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use outbox::store::{PostgresStore, Store as _};
+use outbox::store::Store as _;
 use outbox::{Message, OutboxEvent as _};
 
 use crate::failure::Failure;
 use crate::settings::DatabaseFlags;
-use crate::{database, show};
+use crate::{Database, show};
 
 /// Writes one message, in a transaction of its own, and prints its message id. It is checked as `publish`
 /// checks it.
@@ -57,12 +57,11 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
-    let url = database::only_url(&args.database)?;
+    let database = Database::of(&args.database)?;
     let message = message(args)?;
     // It says what is to be done if there are no tables.
-    PostgresStore::new(&url)?.check().await?;
-    let (client, connection) = database::connect(&url).await?;
-    let connection = AsyncPgConnection::try_from_client_and_connection(client, connection);
+    database.store().build()?.check().await?;
+    let connection = AsyncPgConnection::try_from(database.connect().await?);
     let mut connection = connection
         .await
         .map_err(|error| Failure::Failed(error.to_string()))?;

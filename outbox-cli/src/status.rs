@@ -9,7 +9,7 @@ use outbox::store::StoreErrorKind;
 
 use crate::failure::Failure;
 use crate::settings::{DatabaseFlags, duration as read_duration};
-use crate::{database, parked, show};
+use crate::{Database, parked, show};
 
 /// Shows what waits, who delivers it, and what is parked. It is cheap however much waits: messages are
 /// counted up to 10,000.
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
-    let operator = database::operator(&args.database)?;
+    let operator = Database::of(&args.database)?.operator()?;
     let clear = match (args.json, std::io::stdout().is_terminal()) {
         (false, true) => "\x1b[2J\x1b[H",
         _ => "",

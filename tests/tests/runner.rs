@@ -486,7 +486,7 @@ async fn what_is_paused_waits() -> Result<()> {
         "it is already"
     );
     health.wait_for(paused(true, &[])).await;
-    assert_eq!(operator.status().await?.paused.all, true);
+    assert!(operator.status().await?.paused.all);
     assert_eq!(broker.delivered().len(), 20, "everything is paused");
     assert!(operator.resume(None, &note).await?);
     broker.wait_until(|log| log.len() == 43).await;

@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use outbox::operator::Operator;
-use outbox::store::PostgresStore;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use super::Finding;
 use crate::failure::Failure;
-use crate::{database, show};
+use crate::{Database, show};
 
 /// The oldest version that has all that the migration uses.
 const OLDEST: i32 = 130_000;
@@ -36,15 +34,15 @@ const RIGHTS: [(&str, &str); 8] = [
 ];
 
 /// What there is to say about the database, and the topics for which messages wait.
-pub(super) async fn examine(url: &str, old: Duration) -> (Vec<Finding>, Vec<String>) {
+pub(super) async fn examine(database: &Database, old: Duration) -> (Vec<Finding>, Vec<String>) {
     let mut findings = Vec::new();
-    let client = match connect(url).await {
+    let client = match connect(database).await {
         Ok(client) => client,
         Err(finding) => return (vec![finding], Vec::new()),
     };
     let topics = match look(&client, old, &mut findings).await {
         Ok(true) => {
-            findings.push(backlog(url).await);
+            findings.push(backlog(database).await);
             topics(&client).await.unwrap_or_else(|error| {
                 findings.push(unseen(&Failure::from(error)));
                 Vec::new()
@@ -62,19 +60,14 @@ pub(super) async fn examine(url: &str, old: Duration) -> (Vec<Finding>, Vec<Stri
     (findings, topics)
 }
 
-async fn connect(url: &str) -> Result<Client, Finding> {
-    match database::connect(url).await {
-        Ok((client, connection)) => {
-            // It ends when the client is dropped; an error shows in the next statement.
-            tokio::spawn(connection);
-            Ok(client)
-        }
-        Err(error) => Err(Finding::error(
+async fn connect(database: &Database) -> Result<Client, Finding> {
+    database.connect().await.map_err(|error| {
+        Finding::error(
             error.to_string(),
-            "Check the URL, the network, pg_hba.conf and the password. A runner waits until it can \
-             connect.",
-        )),
-    }
+            "Check the URL, the network, pg_hba.conf, the password and the certificate. A runner \
+             waits until it can connect.",
+        )
+    })
 }
 
 /// Looks at everything; false if there are no tables to look into.
@@ -301,14 +294,14 @@ async fn clock(client: &Client) -> Result<Finding, Error> {
     })
 }
 
-async fn backlog(url: &str) -> Finding {
-    let status = match PostgresStore::new(url) {
-        Ok(store) => Operator::new(store).status().await,
-        Err(error) => Err(error),
+async fn backlog(database: &Database) -> Finding {
+    let status = match database.operator() {
+        Ok(operator) => operator.status().await.map_err(Failure::from),
+        Err(failure) => Err(failure),
     };
     let status = match status {
         Ok(status) => status,
-        Err(error) => return unseen(&Failure::from(error)),
+        Err(failure) => return unseen(&failure),
     };
     if status.is_deserted() {
         return Finding::error(

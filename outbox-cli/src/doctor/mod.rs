@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::settings::{BROKERS, RunnerFlags, Settings, duration};
-use crate::{run, show};
+use crate::{Database, run, show};
 
 /// Looks for what keeps messages from being delivered, with the settings of `outbox run`, and says what
 /// to do about it. It changes nothing. The exit code is 1 if something has to be done.
@@ -88,9 +88,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     if settings.has(&BROKERS) {
         drop(run::runner(&mut settings));
     }
-    let url = crate::database::url(&mut settings);
-    let url = settings.verdict(url)?;
-    let (mut findings, topics) = database::examine(&url, args.old_transaction).await;
+    let database = Database::from_settings(&mut settings);
+    let database = settings.verdict(database)?;
+    let (mut findings, topics) = database::examine(&database, args.old_transaction).await;
     findings.extend(brokers::examine(&mut settings, topics).await);
 
     let text = match args.json {

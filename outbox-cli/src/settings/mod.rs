@@ -98,12 +98,15 @@ impl Settings {
     }
 
     fn refuse(&mut self, origin: &str, why: &str) {
-        self.invalid.push(format!("{origin} {why}"));
+        self.invalid(format!("{origin} {why}"));
     }
 
-    /// Takes note that what was given can't be used.
+    /// Takes note that what was given can't be used. Told once, however often it is looked at.
     pub(crate) fn invalid(&mut self, problem: impl Into<String>) {
-        self.invalid.push(problem.into());
+        let problem = problem.into();
+        if !self.invalid.contains(&problem) {
+            self.invalid.push(problem);
+        }
     }
 
     /// Whether all values can be used, so that it makes sense to try what they are together.
@@ -146,7 +149,7 @@ impl Settings {
                     false => format!("is {:?}, but ", value.text),
                 };
                 let problem = format!("{} {shown}{expected}", value.origin);
-                self.invalid.push(problem);
+                self.invalid(problem);
                 None
             }
         }

@@ -49,6 +49,13 @@ pub(crate) const DATABASE_URL: Setting = Setting::new(
 )
 .secret();
 
+pub(crate) const DATABASE_CA: Setting = Setting::new(
+    "database-ca",
+    "FILE",
+    "Certificates (PEM) of who may vouch for the database, instead of those that this machine trusts. \
+     TLS is used where the URL says sslmode=require",
+);
+
 pub(crate) const LISTEN_URL: Setting = Setting::new(
     "listen-url",
     "URL",
@@ -177,7 +184,7 @@ pub(crate) const LOG_FORMAT: Setting =
     Setting::new("log-format", "FORMAT", "text or json [default: text]");
 
 /// What every command takes that uses the database.
-pub(crate) const OF_DATABASE: &[&Setting] = &[&CONFIG, &DATABASE_URL];
+pub(crate) const OF_DATABASE: &[&Setting] = &[&CONFIG, &DATABASE_URL, &DATABASE_CA];
 
 /// What the runner takes besides.
 pub(crate) const OF_RUNNER: &[&Setting] = &[

@@ -34,6 +34,8 @@ fn settings_are_looked_at_as_those_of_the_runner() -> Result<()> {
     let url = "postgres://u:canary@127.0.0.1:1/db";
     let text = end(doctor(url, &["--brokers", NOWHERE, "--lease", "1s"]))?.failure(2)?;
     assert!(text.contains("too short"), "{text}");
+    let text = end(doctor("nonsense", &["--brokers", NOWHERE]))?.failure(2)?;
+    assert_eq!(text.matches("is no URL").count(), 1, "{text}");
     let ended = end(doctor(url, &[]))?;
     assert!(!ended.all().contains("canary"), "{}", ended.all());
     assert_eq!(ended.code, Some(1));

@@ -7,3 +7,4 @@ mod program;
 mod run;
 mod send;
 mod settings;
+mod tls;

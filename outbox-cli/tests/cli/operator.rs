@@ -387,6 +387,16 @@ fn what_is_wrong_with_the_database_is_told_with_its_remedy() -> Result<()> {
     let database = Postgres::empty()?;
     let text = complained(&database, ["status"], 3)?;
     assert!(text.contains("outbox migrate up"), "{text}");
+    let database = Postgres::create()?;
+    park(&database)?;
+    let read_only = format!(
+        "{}?options=-cdefault_transaction_read_only=on",
+        database.url()
+    );
+    let text = end(on(&read_only, ["status"]))?.success()?;
+    assert!(text.contains("too large"), "{text}");
+    let text = end(on(&read_only, ["parked", "retry", "1"]))?.failure(3)?;
+    assert!(text.contains("use the primary"), "{text}");
     let missing = database.url().replace("/test_", "/missing_");
     let text = end(on(&missing, ["status"]))?.failure(1)?;
     assert!(text.contains("does not exist"), "{text}");

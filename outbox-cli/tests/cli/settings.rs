@@ -183,6 +183,7 @@ fn secrets_are_never_shown() -> Result<()> {
         Ok(path.display().to_string())
     };
     let broken = write("broken.toml", "database-url = \"postgres://u:canary@h/db\n")?;
+    let unended = write("unended.toml", "[kafka]\nsasl.password = 'canary\n")?;
     let typed = write(
         "typed.toml",
         "database-url = ['postgres://u:canary@h/db']\n",
@@ -192,7 +193,7 @@ fn secrets_are_never_shown() -> Result<()> {
         "databaseurl = 'postgres://u:canary@h/db'\n",
     )?;
     let secret = write("secret", "postgres//u:canary@h/db?sslmode=require\n")?;
-    let flags: [&[&str]; 18] = [
+    let flags: [&[&str]; 19] = [
         &[
             "run",
             "--database-url",
@@ -219,6 +220,7 @@ fn secrets_are_never_shown() -> Result<()> {
             "sasl.mechanism=no",
         ],
         &["run", "--config", &broken],
+        &["run", "--config", &unended],
         &["run", "--config", &typed],
         &["run", "--config", &misnamed],
     ];

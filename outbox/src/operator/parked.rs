@@ -200,6 +200,19 @@ impl Operator {
     /// All parked messages after this one, up to so many, in the order of lanes and places: to read
     /// all of them, page by page. Payloads only on demand.
     ///
+    /// ```no_run
+    /// # async fn example(operator: outbox::operator::Operator) -> Result<(), outbox::store::StoreError> {
+    /// let mut last = None;
+    /// loop {
+    ///     let page = operator.parked_after(last, 500, false).await?;
+    ///     let Some(message) = page.last() else { break };
+    ///     last = Some(message.position);
+    ///     println!("{} more", page.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// When the database can't be reached, or can't be used as it is.
@@ -278,6 +291,20 @@ impl Operator {
 
     /// Gives up a parked message: moves it to the table `outbox_dead_letters`, and lets the next one of
     /// its key be tried. Only the first message of a key can be given up.
+    ///
+    /// ```no_run
+    /// use outbox::operator::{Done, Note};
+    ///
+    /// # async fn example(operator: outbox::operator::Operator) -> Result<(), outbox::store::StoreError> {
+    /// let note = Note::by("alice").because("its order was deleted");
+    /// match operator.skip(17, &note).await? {
+    ///     Done::Yes => println!("it is among the dead letters"),
+    ///     Done::Behind(first) => println!("see to {} first", first.id),
+    ///     _ => println!("it is not parked any more"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -19,6 +19,19 @@ const COUNTED: u64 = 10_000;
 const PARKED_KEYS: u32 = 20;
 
 /// How an outbox is, all at one moment.
+///
+/// ```
+/// use outbox::operator::Status;
+///
+/// fn alarm(status: &Status) -> Option<String> {
+///     let waited = status.oldest?.as_secs();
+///     match (status.is_deserted(), waited) {
+///         (true, _) => Some(format!("{} messages wait, and there is no runner", status.waiting)),
+///         (false, 300..) => Some(format!("a message has waited for {waited} s")),
+///         (false, _) => None,
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {

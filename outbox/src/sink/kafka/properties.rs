@@ -216,10 +216,10 @@ mod tests {
 
     #[test]
     fn librdkafka_has_what_is_known_of_it() {
-        let native = ClientConfig::new().create_native_config().unwrap();
-        let is_unknown = |name| {
-            let value = native.get(name);
-            value.is_err_and(|error| error.to_string().contains("Unknown configuration name"))
+        let is_unknown = |name: &str| {
+            let config = ClientConfig::new().set(name, "1").create_native_config();
+            // Of a known one, it may not like the value.
+            config.is_err_and(|error| error.to_string().contains("No such configuration property"))
         };
         for name in NAMES {
             assert!(!is_unknown(name), "{name}");

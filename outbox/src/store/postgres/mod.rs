@@ -76,7 +76,7 @@ impl PostgresStore {
         work: impl AsyncFnOnce(&Client) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut lent = Lent {
-            client: Some(self.pool.get().await?),
+            client: Some(self.pool.get().await.map_err(no_connection)?),
             store: self,
         };
         let Some(client) = &lent.client else {
@@ -317,12 +317,11 @@ impl Store for PostgresStore {
     }
 }
 
-impl From<PoolError<tokio_postgres::Error>> for StoreError {
-    fn from(error: PoolError<tokio_postgres::Error>) -> Self {
-        match error {
-            PoolError::Backend(error) => error.into(),
-            error => Self::unavailable(error),
-        }
+/// The pool does not tell why there is no connection; the driver does.
+fn no_connection(error: PoolError<tokio_postgres::Error>) -> StoreError {
+    match error {
+        PoolError::Backend(error) => error.into(),
+        error => StoreError::unavailable(error),
     }
 }
 
