@@ -193,6 +193,16 @@ fn answer(error: Error, times: usize, expected: Fate) -> Result<()> {
     Ok(())
 }
 
+/// The broker has lost track of the producer, which can't go on with what it has queued. Another one takes
+/// its place in the same sink.
+#[test]
+fn a_producer_that_cannot_go_on_is_replaced() -> Result<()> {
+    for times in [1, 10] {
+        answer(OutOfOrderSequenceNumber, times, Unavailable)?;
+    }
+    Ok(())
+}
+
 /// Runs each case on a thread of its own, since most of them wait.
 fn each<T: Copy + Send + std::fmt::Debug>(
     cases: impl IntoIterator<Item = T>,
