@@ -21,6 +21,9 @@ pub use rdkafka::types::RDKafkaApiKey as ApiKey;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A broker that takes longer to answer stands still. Another one may be asked the next time.
+const ANSWER: Duration = Duration::from_secs(3);
+
 /// Brokers: the real ones that `cargo xtask test` started, or else rdkafka's in this process.
 #[allow(missing_debug_implementations)]
 pub struct Kafka {
@@ -309,7 +312,7 @@ impl Topic {
     ///
     /// When the brokers can't be asked.
     pub fn replicas(&self, partition: i32) -> Result<Replicas> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.name), TIMEOUT)?;
+        let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWER)?;
         let mut partitions = metadata
             .topics()
             .iter()
@@ -426,13 +429,13 @@ impl Topic {
         loop {
             let watermarks = self
                 .consumer
-                .fetch_watermarks(&self.name, partition, TIMEOUT);
+                .fetch_watermarks(&self.name, partition, ANSWER);
             match watermarks {
                 Ok((_, end)) => return Ok(end),
                 Err(error) if Instant::now() > deadline => return Err(error.into()),
                 Err(_) => {
                     // Or it goes on believing what it was told while the broker started.
-                    let _ = self.consumer.fetch_metadata(Some(&self.name), TIMEOUT);
+                    let _ = self.consumer.fetch_metadata(Some(&self.name), ANSWER);
                     std::thread::sleep(Duration::from_millis(50));
                 }
             }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
 use outbox_tests::rig::{LIMIT, Rig, Settings, wait_until};
-use outbox_tests::servers::kafka::Cluster;
+use outbox_tests::servers::kafka::{Cluster, Node};
 use outbox_tests::topic::{Kafka, Topic};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -46,8 +46,36 @@ fn wait_for_more(rig: &Rig) -> Result<()> {
     wait_until("messages arrive", || Ok(rig.topic.count()? > before + 50))
 }
 
-/// Twice the node that leads a partition goes away under load, once by a crash and once in good order:
-/// another one takes its place, and it comes back.
+/// How a node goes away.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// It is gone at once.
+    Crash,
+    /// It stands still, and leaves its connections open.
+    Pause,
+    /// In good order: it hands over what it leads.
+    Stop,
+}
+
+impl Loss {
+    fn befall(self, node: &mut Node) -> Result<()> {
+        match self {
+            Self::Crash => node.kill(),
+            Self::Pause => node.pause(),
+            Self::Stop => node.stop(),
+        }
+    }
+
+    fn end(self, node: &mut Node) -> Result<()> {
+        match self {
+            Self::Pause => node.resume(),
+            Self::Crash | Self::Stop => node.restart(),
+        }
+    }
+}
+
+/// Again and again the node that leads a partition goes away under load, another one takes its place, and
+/// it comes back.
 fn change_leaders(promise: Promise, configure: impl Fn(&mut Settings)) -> Result<()> {
     let _turn = turn();
     let (mut cluster, rig) = start()?;
@@ -55,26 +83,21 @@ fn change_leaders(promise: Promise, configure: impl Fn(&mut Settings)) -> Result
     let mut settings = rig.runner();
     configure(&mut settings);
     let mut runner = settings.start()?;
-    for crash in [true, false] {
+    for loss in [Loss::Crash, Loss::Pause, Loss::Stop] {
+        wait_until("all replicas are in sync", || Ok(in_sync(&rig.topic, 3)))?;
         wait_for_more(&rig)?;
         let leader = rig.topic.replicas(PARTITION)?.leader;
         let gone = Instant::now();
-        match crash {
-            true => cluster.node(leader)?.kill()?,
-            false => cluster.node(leader)?.stop()?,
-        }
+        loss.befall(cluster.node(leader)?)?;
         wait_until("another node leads", || {
             let now = rig.topic.replicas(PARTITION);
             Ok(now.is_ok_and(|now| now.leader != leader && now.leader >= 0))
         })?;
         let led = gone.elapsed();
         wait_for_more(&rig)?;
-        println!(
-            "crash={crash} led_after={led:?} resumed_after={:?}",
-            gone.elapsed()
-        );
-        cluster.node(leader)?.restart()?;
-        wait_until("all replicas are in sync", || Ok(in_sync(&rig.topic, 3)))?;
+        let resumed = gone.elapsed();
+        println!("loss={loss:?} led_after={led:?} resumed_after={resumed:?}");
+        loss.end(cluster.node(leader)?)?;
     }
     ensure!(rig.database.parked()? == 0, "a message is blamed");
     writers.stop()?;

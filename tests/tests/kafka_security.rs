@@ -13,7 +13,7 @@ use outbox::store::Store;
 use outbox::{Message, publish_all};
 use outbox_tests::certificates::{Authority, Certificate};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
-use outbox_tests::servers::kafka::{self, Identity, Listener, Secured};
+use outbox_tests::servers::kafka::{Identity, Listener, Secured};
 use outbox_tests::topic::{Kafka, Topic};
 
 const USER: &str = "shop";
@@ -65,18 +65,6 @@ impl Site {
 
     fn tls(&self) -> KafkaTls {
         KafkaTls::new().ca_pem(self.authority.certificate())
-    }
-
-    /// Only these users may write to the topic from now on.
-    fn grant(&mut self, topic: &str, user: &str) -> Result<()> {
-        let bootstrap = self.server.plain().bootstrap();
-        let output = kafka::tool("org.apache.kafka.tools.AclCommand")?
-            .args(["--bootstrap-server", &bootstrap, "--add"])
-            .args(["--allow-principal", &format!("User:{user}")])
-            .args(["--operation", "All", "--topic", topic])
-            .output()?;
-        ensure!(output.status.success(), "{output:?}");
-        Ok(())
     }
 }
 
@@ -133,7 +121,7 @@ fn token() -> KafkaToken {
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn every_proof_of_identity_is_accepted() -> Result<()> {
-    let mut site = Site::start()?;
+    let site = Site::start()?;
     let Certificate { certificate, key } = site.authority.issue(USER, &[])?;
     let directory = tempfile::tempdir()?;
     let file = |name: &str, text: &str| -> Result<PathBuf> {
@@ -179,7 +167,7 @@ fn every_proof_of_identity_is_accepted() -> Result<()> {
     for (proof, sink) in sinks {
         // Who is not known by a name is a superuser; the others need to be who they say.
         let topic = site.plain.create_topic(1)?;
-        site.grant(topic.name(), USER)?;
+        site.server.grant(USER, "All", topic.name())?;
         // With tokens the sink can't make it.
         let ledger = format!("outbox.{}.ledger", topic.name());
         let _ledger = site.plain.create_named_topic(&ledger, 16)?;
@@ -266,31 +254,56 @@ fn who_is_refused_waits_and_says_why() -> Result<()> {
     Ok(())
 }
 
-/// Without a right to a topic its messages wait, and follow when it is granted; others go on.
+/// Topics that the runner may not write to, or does not even see, wait; others go on; and what waits
+/// follows when it is granted.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn a_topic_without_rights_waits_until_they_are_granted() -> Result<()> {
-    let mut site = Site::start()?;
-    let (free, forbidden) = (site.plain.create_topic(1)?, site.plain.create_topic(1)?);
-    site.grant(forbidden.name(), "somebody-else")?;
+    const COUNT: usize = 20;
+    let site = Site::start()?;
+    let [open, hidden, seen] = [(); 3].map(|()| site.plain.create_topic(1));
+    let (open, hidden, seen) = (open?, hidden?, seen?);
+    site.server.grant("somebody", "All", hidden.name())?;
+    site.server.grant(USER, "Describe", seen.name())?;
     let database = SqliteFile::create()?;
+    let write_some = |numbers: std::ops::Range<usize>| {
+        [&hidden, &seen, &open].into_iter().try_for_each(|topic| {
+            numbers
+                .clone()
+                .try_for_each(|n| write(&database, topic, &n.to_string()))
+        })
+    };
+    let require_in_order = |topic: &Topic| -> Result<()> {
+        let arrived = topic.wait_for(COUNT)?;
+        let arrived: Vec<_> = arrived.iter().map(|message| message.text()).collect();
+        let expected: Vec<_> = (0..COUNT).map(|n| n.to_string()).collect();
+        ensure!(arrived == expected, "{arrived:?} arrived");
+        Ok(())
+    };
+    write_some(0..COUNT / 2)?;
     let sasl = KafkaSasl::plain(USER, PASSWORD);
     let sink = site.sink(Listener::SaslPlaintext).sasl_without_tls(sasl);
     let (runner, health) = start(database.store()?, sink.build()?)?;
-    write(&database, &forbidden, "waits")?;
-    write(&database, &free, "goes on")?;
-    free.wait_for(1)?;
-    let told = |health: &Health| health.waiting_topics().count() == 1;
-    let told = wait_for(&health, "told", told)?;
-    let (topic, reason) = told.waiting_topics().next().context("one")?;
-    assert_eq!(topic, forbidden.name());
-    assert!(reason.contains("not allowed to write"), "{reason}");
-    assert_eq!((database.waiting()?, database.parked()?), (1, 0));
+    let told = |health: &Health| health.waiting_topics().count() == 2;
+    for (topic, reason) in wait_for(&health, "told", told)?.waiting_topics() {
+        ensure!([hidden.name(), seen.name()].contains(&topic), "{topic}");
+        ensure!(reason.contains("not allowed to write"), "{reason}");
+    }
+    write_some(COUNT / 2..COUNT)?;
+    require_in_order(&open)?;
+    assert_eq!(
+        (database.waiting()?, database.parked()?),
+        (2 * COUNT as i64, 0)
+    );
+    assert_eq!(hidden.count()? + seen.count()?, 0);
 
-    site.grant(forbidden.name(), USER)?;
-    forbidden.wait_for(1)?;
+    for topic in [&hidden, &seen] {
+        site.server.grant(USER, "Write", topic.name())?;
+        require_in_order(topic)?;
+    }
     let told = wait_for(&health, "well", |health| health.problems().is_empty())?;
     assert!(told.is_ready());
-    assert_eq!(runner.stop()?.delivered, 2);
+    assert_eq!(database.parked()?, 0, "a message is blamed");
+    assert_eq!(runner.stop()?.delivered, 3 * COUNT as u64);
     Ok(())
 }

@@ -219,12 +219,7 @@ fn a_secured_kafka_knows_its_users_and_is_known_by_its_authority() -> Result<()>
     let mut server = Secured::start(identity, &users, &[])?;
     server.plain().create_topic("kept", 1)?;
     server.plain().create_topic("secret", 1)?;
-    let acl = kafka::tool("org.apache.kafka.tools.AclCommand")?
-        .args(["--bootstrap-server", &server.plain().bootstrap()])
-        .args(["--add", "--allow-principal", "User:stranger"])
-        .args(["--operation", "All", "--topic", "secret"])
-        .output()?;
-    assert!(acl.status.success(), "{acl:?}");
+    server.grant("stranger", "All", "secret")?;
 
     let shop = |listener, mechanism| client(&authority, listener, mechanism, "open-sesame");
     for (listener, mechanism) in [
@@ -236,7 +231,11 @@ fn a_secured_kafka_knows_its_users_and_is_known_by_its_authority() -> Result<()>
         let address = server.bootstrap(listener);
         let seen = listed(&address, &shop(listener, mechanism))?;
         assert_eq!(seen.trim(), "kept", "{listener:?} {mechanism}");
-        let refused = listed(&address, &client(&authority, listener, mechanism, "wrong"))?;
+    }
+    for mechanism in ["SCRAM-SHA-512", "PLAIN"] {
+        let listener = Listener::SaslSsl;
+        let config = client(&authority, listener, mechanism, "wrong");
+        let refused = listed(&server.bootstrap(listener), &config)?;
         assert!(refused.contains("SaslAuthenticationException"), "{refused}");
     }
 

@@ -1,8 +1,8 @@
 //! One node that wants to know who its clients are.
 
-use super::Kafka;
 use super::node::{Node, Plan};
-use crate::port;
+use super::{Kafka, tool};
+use crate::{port, process};
 use anyhow::Result;
 
 /// Where, and as whom, the server presents itself: all in PEM.
@@ -45,7 +45,7 @@ impl Listener {
 /// A [`Kafka`] with secured listeners besides its plain one.
 ///
 /// Users have their passwords both for `PLAIN` and for `SCRAM-SHA-512`. All may do all, but a topic
-/// for which rights were granted by `AclCommand` is for those alone who have them. Whoever is not
+/// for which a right was [granted](Self::grant) is for those alone who have one. Whoever is not
 /// known by a name, as on the plain listener, is a superuser.
 #[derive(Debug)]
 pub struct Secured {
@@ -95,6 +95,21 @@ impl Secured {
             Listener::SaslPlaintext => sasl_plaintext,
         };
         format!("127.0.0.1:{port}")
+    }
+
+    /// Lets a user do this to a topic: `Write`, `Read`, `Describe`, `All`. From then on it is for those
+    /// alone who were granted something.
+    ///
+    /// # Errors
+    ///
+    /// When Kafka refuses to: with its reason.
+    pub fn grant(&self, user: &str, operation: &str, topic: &str) -> Result<()> {
+        let mut command = tool("org.apache.kafka.tools.AclCommand")?;
+        command.args(["--bootstrap-server", &self.kafka.bootstrap(), "--add"]);
+        command.args(["--allow-principal", &format!("User:{user}")]);
+        command.args(["--operation", operation, "--topic", topic]);
+        let what = format!("cannot let {user} {operation} {topic}");
+        process::run_logged(command, &what, &self.kafka.0.file("rights.log"))
     }
 
     /// The same server, by its plain listener.
