@@ -257,6 +257,10 @@ impl RunnerProcess {
     ///
     /// When it ends with an error, or not within [`LIMIT`]: with what it has logged.
     pub fn terminate(&mut self) -> Result<()> {
+        // Before that it does not hear signals.
+        wait_until("the runner has started", || {
+            Ok(self.log()?.contains("started") || self.process.ended()?.is_some())
+        })?;
         self.signal(Signal::TERM)?;
         let status = self.wait()?;
         ensure!(status.success(), "{status}: {}", self.log()?);

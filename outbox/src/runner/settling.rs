@@ -394,7 +394,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .filter(|lease| !held.contains(lease))
             .copied()
             .collect();
-        self.lose(&lost);
+        if !lost.is_empty() {
+            tracing::warn!(?lost, "lanes were lost; nothing was changed there");
+            self.lose(&lost);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 
 use super::backoff::Backoff;
 use super::event::RunnerEvent;
@@ -82,7 +82,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             self.tracker.know(lease, committed.max(noted.number));
             Ok(())
         });
-        try_join_all(lanes).await.map(drop)
+        // One that can't be taken over does not hold up the others.
+        join_all(lanes).await.into_iter().collect()
     }
 
     /// What was committed before a crash, or without an answer, is settled without being sent again.

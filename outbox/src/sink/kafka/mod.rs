@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod exactly_once;
 mod outcome;
+mod patience;
 mod pending;
 mod producer;
 mod properties;
@@ -115,9 +116,8 @@ impl Sink for KafkaSink {
     /// partitions has changed.
     async fn check(&self) -> Result<(), SinkError> {
         let topics = self.topics.clone();
-        tokio::task::spawn_blocking(move || topics.look())
-            .await
-            .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))
+        let limit = self.delivery_timeout();
+        patience::wait_for(limit, move |patience| topics.look(patience)).await
     }
 
     fn transactions(&self) -> Option<&dyn Transactions> {

@@ -13,6 +13,7 @@ use rdkafka::metadata::Metadata;
 
 use super::super::{SinkError, SinkErrorKind};
 use super::connection::Connection;
+use super::patience::{Patience, wait_for};
 use crate::store::StoredMessage;
 
 /// Of so many topics the partitions are watched. Each costs a request at each look.
@@ -153,10 +154,8 @@ impl Topics {
     /// Makes a topic of the outbox's own, compacted, if it is not there.
     pub(super) async fn make_compacted(&self, topic: &str, wanted: i32) -> Result<(), SinkError> {
         let (topics, name) = (self.clone(), topic.to_owned());
-        let found = tokio::task::spawn_blocking(move || topics.partitions_of(&name))
-            .await
-            .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))?;
-        match found {
+        let look = move |patience: &Patience| topics.partitions_of(&name, patience);
+        match wait_for(self.0.patience, look).await? {
             None => {}
             Some(count) if count >= wanted as usize => return Ok(()),
             Some(count) => {
@@ -202,14 +201,14 @@ impl Topics {
 
     /// Asks the cluster for the topics that messages were sent to. Its answer is also the proof that it can
     /// be reached.
-    pub(super) fn look(&self) -> Result<(), SinkError> {
+    pub(super) fn look(&self, patience: &Patience) -> Result<(), SinkError> {
         let known: Vec<_> = lock(&self.0.partitions).keys().cloned().collect();
         if known.is_empty() {
             // For all that there are.
-            return self.ask(None).map(drop);
+            return self.ask(None, patience).map(drop);
         }
         for topic in known {
-            if let Some(count) = self.partitions_of(&topic)? {
+            if let Some(count) = self.partitions_of(&topic, patience)? {
                 self.learn(&topic, count);
             }
         }
@@ -217,8 +216,8 @@ impl Topics {
     }
 
     /// How many partitions a topic has, if it is there.
-    fn partitions_of(&self, topic: &str) -> Result<Option<usize>, SinkError> {
-        let metadata = self.ask(Some(topic))?;
+    fn partitions_of(&self, topic: &str, patience: &Patience) -> Result<Option<usize>, SinkError> {
+        let metadata = self.ask(Some(topic), patience)?;
         let found = metadata
             .topics()
             .iter()
@@ -226,7 +225,7 @@ impl Topics {
         Ok(found.map(|found| found.partitions().len()))
     }
 
-    fn ask(&self, topic: Option<&str>) -> Result<Metadata, SinkError> {
+    fn ask(&self, topic: Option<&str>, patience: &Patience) -> Result<Metadata, SinkError> {
         let mut probe = lock(&self.0.probe);
         let probe = match &mut *probe {
             Some(probe) => probe,
@@ -234,8 +233,11 @@ impl Topics {
         };
         // For what librdkafka has to tell, and for the token if it wants one.
         probe.poll(Duration::ZERO);
-        let metadata = probe.fetch_metadata(topic, self.0.patience);
-        probe.poll(Duration::ZERO);
+        let metadata = patience.insist(|time| {
+            let metadata = probe.fetch_metadata(topic, time);
+            probe.poll(Duration::ZERO);
+            metadata
+        });
         match metadata {
             Ok(metadata) => {
                 self.connection().is_well();

@@ -12,12 +12,16 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::super::super::{Outcome, SinkError, SinkErrorKind};
 use super::super::connection::Connection;
+use super::super::patience::Patience;
 use super::super::{outcome, record};
 use super::ledger::LedgerRecord;
 use crate::store::StoredMessage;
 
 /// How long to wait for reports at a time. librdkafka's poll waits for all of it.
 const POLL: Duration = Duration::from_millis(1);
+
+/// How long each call to librdkafka may wait at least.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// A producer with the transactional id of a lane.
 pub(super) struct LaneProducer {
@@ -37,7 +41,7 @@ impl LaneProducer {
         config: &ClientConfig,
         connection: Connection,
         transactional_id: &str,
-        patience: Duration,
+        patience: &Patience,
     ) -> Result<Self, SinkError> {
         let mut config = config.clone();
         config.set("transactional.id", transactional_id);
@@ -49,9 +53,8 @@ impl LaneProducer {
             .map_err(|error| SinkError::fatal(format!("no producer: {error}")))?;
         // For the token, if librdkafka wants one.
         producer.poll(Duration::ZERO);
-        let limit = Instant::now() + patience;
-        insist(limit, |left| producer.init_transactions(left)).map_err(
-            |error| match Verdict::of(&error) {
+        insist(|| patience.next(), |time| producer.init_transactions(time)).map_err(|error| {
+            match Verdict::of(&error) {
                 Verdict::Forbidden => SinkError::fatal(format!(
                     "not allowed to use the transactional id {transactional_id:?} ({error}); grant \
                      WRITE and DESCRIBE on it"
@@ -64,8 +67,8 @@ impl LaneProducer {
                         "the transactional id {transactional_id:?} can't be initialised: {reason}"
                     ))
                 }
-            },
-        )?;
+            }
+        })?;
         Ok(Self {
             producer,
             busy: Mutex::default(),
@@ -96,14 +99,15 @@ impl LaneProducer {
         let failures = self.producer.context().close();
         if let Some(failures) = failures {
             // Those that failed only because others had are found out by this, too.
-            insist(limit, |left| self.producer.abort_transaction(left)).map_err(|e| unknown(&e))?;
+            insist(until(limit), |left| self.producer.abort_transaction(left))
+                .map_err(|e| unknown(&e))?;
             return aborted(messages, &failures);
         }
-        match insist(limit, |left| self.producer.commit_transaction(left)) {
+        match insist(until(limit), |left| self.producer.commit_transaction(left)) {
             Ok(()) => Ok(vec![Ok(()); messages.len()]),
             Err(error) => match Verdict::of(&error) {
                 Verdict::Abort => {
-                    insist(limit, |left| self.producer.abort_transaction(left))
+                    insist(until(limit), |left| self.producer.abort_transaction(left))
                         .map_err(|e| unknown(&e))?;
                     // Nothing was committed. As the cause is not a message, all of it waits a little.
                     Err(SinkError::unavailable(format!(
@@ -133,18 +137,26 @@ impl LaneProducer {
     }
 }
 
-/// Calls again what may be called again, until the limit.
+/// Calls again what may be called again, while there is time.
 fn insist(
-    limit: Instant,
+    time: impl Fn() -> Option<Duration>,
     call: impl Fn(Duration) -> Result<(), KafkaError>,
 ) -> Result<(), KafkaError> {
     loop {
-        let left = limit.saturating_duration_since(Instant::now());
+        let left = time();
         // librdkafka takes 0 for "only look", and gives no answer in less.
-        match call(left.max(Duration::from_millis(100))) {
-            Err(error) if Verdict::of(&error) == Verdict::Again && Instant::now() < limit => {}
+        match call(left.unwrap_or_default().max(LEAST)) {
+            Err(error) if left.is_some() && Verdict::of(&error) == Verdict::Again => {}
             result => return result,
         }
+    }
+}
+
+/// The time that is left until then, if any is.
+fn until(limit: Instant) -> impl Fn() -> Option<Duration> {
+    move || {
+        let left = limit.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 }
 

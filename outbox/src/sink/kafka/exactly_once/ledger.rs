@@ -1,6 +1,6 @@
 //! The ledger: which batch of each lane was committed last.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext as _;
@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::super::super::SinkError;
 use super::super::connection::Connection;
+use super::super::patience::Patience;
 use super::super::topics::Topics;
 
 /// One partition a lane.
@@ -27,7 +28,6 @@ pub(super) struct Ledger {
     topic: String,
     config: ClientConfig,
     topics: Topics,
-    patience: Duration,
     ready: OnceCell<()>,
 }
 
@@ -47,17 +47,11 @@ struct Entry {
 
 impl Ledger {
     /// `config`: how consumers of the cluster are configured.
-    pub(super) fn new(
-        topic: String,
-        config: ClientConfig,
-        topics: Topics,
-        patience: Duration,
-    ) -> Self {
+    pub(super) fn new(topic: String, config: ClientConfig, topics: Topics) -> Self {
         Self {
             topic,
             config,
             topics,
-            patience,
             ready: OnceCell::new(),
         }
     }
@@ -81,7 +75,7 @@ impl Ledger {
 
     /// The number of the batch of this lane that was committed last, or 0. Nobody may have a
     /// transaction open that writes to the lane's partition.
-    pub(super) fn last(&self, lane: i16) -> Result<i64, SinkError> {
+    pub(super) fn last(&self, lane: i16, patience: &Patience) -> Result<i64, SinkError> {
         let away = |error: KafkaError| {
             SinkError::unavailable(format!(
                 "the ledger {:?} can't be read: {error}",
@@ -103,13 +97,13 @@ impl Ledger {
         // For the token, if librdkafka wants one.
         consumer.poll(Duration::ZERO);
         let partition = i32::from(lane);
-        let (low, high) = consumer
-            .fetch_watermarks(&self.topic, partition, self.patience)
-            .map_err(away)?;
+        let watermarks =
+            patience.insist(|time| consumer.fetch_watermarks(&self.topic, partition, time));
+        let (low, high) = watermarks.map_err(away)?;
         let tail = low.max(high - TAIL);
-        let found = self.last_from(&consumer, lane, tail).map_err(away)?;
-        let found = match found {
-            None if tail > low => self.last_from(&consumer, lane, low).map_err(away)?,
+        let last_from = |offset| self.last_from(&consumer, lane, offset, patience);
+        let found = match last_from(tail).map_err(away)? {
+            None if tail > low => last_from(low).map_err(away)?,
             found => found,
         };
         Ok(found.unwrap_or(0))
@@ -120,14 +114,15 @@ impl Ledger {
         consumer: &BaseConsumer<Connection>,
         lane: i16,
         offset: i64,
+        patience: &Patience,
     ) -> Result<Option<i64>, KafkaError> {
         let mut partition = TopicPartitionList::new();
         partition.add_partition_offset(&self.topic, lane.into(), Offset::Offset(offset))?;
         consumer.assign(&partition)?;
-        let limit = Instant::now() + self.patience;
         let mut last = None;
-        loop {
-            match consumer.poll(Duration::from_millis(100)) {
+        let mut failure = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+        while let Some(time) = patience.next() {
+            match consumer.poll(time) {
                 Some(Ok(record)) => {
                     let entry = record.payload().map(serde_json::from_slice::<Entry>);
                     if let Some(Ok(entry)) = entry {
@@ -135,15 +130,11 @@ impl Ledger {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-                Some(Err(error)) if Instant::now() >= limit => return Err(error),
-                None if Instant::now() >= limit => {
-                    return Err(KafkaError::MessageConsumption(
-                        RDKafkaErrorCode::OperationTimedOut,
-                    ));
-                }
-                Some(Err(_)) | None => {}
+                Some(Err(error)) => failure = error,
+                None => {}
             }
         }
+        Err(failure)
     }
 }
 

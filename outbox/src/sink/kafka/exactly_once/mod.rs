@@ -19,6 +19,7 @@ use rdkafka::ClientConfig;
 use self::lane::LaneProducer;
 use self::ledger::Ledger;
 use super::super::{Delivery, Outcome, SinkError, Transactions};
+use super::patience::{Patience, wait_for};
 use super::properties;
 use super::topics::Topics;
 use crate::store::StoredMessage;
@@ -56,7 +57,6 @@ impl ExactlyOnce {
                     Self::ledger(name),
                     properties::of_connection(&producer),
                     topics.clone(),
-                    patience,
                 ),
                 name: name.to_owned(),
                 producer,
@@ -75,16 +75,16 @@ impl Shared {
 
     /// The new producer fences the old one, aborts what it left open, and waits for what it was
     /// committing. After that the ledger tells the truth.
-    fn take_over(&self, lane: i16) -> Result<i64, SinkError> {
+    fn take_over(&self, lane: i16, patience: &Patience) -> Result<i64, SinkError> {
         self.lanes().remove(&lane);
         let id = format!("outbox.{}.{lane}", self.name);
         let producer = LaneProducer::take_over(
             &self.producer,
             self.topics.connection().clone(),
             &id,
-            self.patience,
+            patience,
         )?;
-        let committed = self.ledger.last(lane)?;
+        let committed = self.ledger.last(lane, patience)?;
         self.lanes().insert(lane, Arc::new(producer));
         Ok(committed)
     }
@@ -120,9 +120,10 @@ impl Transactions for ExactlyOnce {
         async move {
             self.shared.ledger.ensure().await?;
             let shared = self.shared.clone();
-            tokio::task::spawn_blocking(move || shared.take_over(lane))
-                .await
-                .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))
+            wait_for(self.shared.patience, move |patience| {
+                shared.take_over(lane, patience)
+            })
+            .await
         }
         .boxed()
     }
