@@ -2,12 +2,14 @@
 
 mod ask;
 mod brokers;
+mod by;
 mod database;
 mod doctor;
 mod failure;
 mod log;
 mod migrate;
 mod parked;
+mod pause;
 mod redact;
 mod run;
 mod send;
@@ -47,6 +49,10 @@ enum Command {
     Status(status::Args),
     /// See to messages that the brokers refused
     Parked(parked::Args),
+    /// Let the runners send no more messages of a topic, or none at all
+    Pause(pause::Args),
+    /// End a pause
+    Resume(pause::Args),
     /// Write one message
     Send(send::Args),
     /// Look for what is wrong, and say what to do about it
@@ -106,6 +112,8 @@ fn execute(command: &Command) -> Result<(), Failure> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Parked(args) => parked::run(args).await,
+            Command::Pause(args) => pause::pause(args).await,
+            Command::Resume(args) => pause::resume(args).await,
             Command::Send(args) => send::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Completions { .. } => Ok(()),

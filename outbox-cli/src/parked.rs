@@ -5,9 +5,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use outbox::operator::{Done, Note, Operator, ParkedFilter, ParkedMessage};
+use outbox::operator::{Done, Operator, ParkedFilter, ParkedMessage};
 
 use crate::ask::confirm;
+use crate::by::By;
 use crate::failure::Failure;
 use crate::settings::DatabaseFlags;
 use crate::{Database, show};
@@ -126,25 +127,6 @@ struct Export {
 
     #[command(flatten)]
     database: DatabaseFlags,
-}
-
-#[derive(clap::Args)]
-struct By {
-    /// Who does it, for the table outbox_audit [default: the user of this machine]
-    #[arg(long, value_name = "NAME")]
-    by: Option<String>,
-}
-
-impl By {
-    fn note(&self) -> Note {
-        let user = || {
-            ["USER", "LOGNAME"]
-                .into_iter()
-                .find_map(|v| std::env::var(v).ok())
-        };
-        let by = self.by.clone().or_else(user);
-        Note::by(by.unwrap_or_else(|| "unknown".to_owned()))
-    }
 }
 
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {

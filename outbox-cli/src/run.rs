@@ -11,8 +11,8 @@ use crate::log::Log;
 use crate::settings::{
     ATTEMPTS, BATCH_SIZE, COMPLETION, DEAD_LETTER_TOPIC, DELIVERY, GRACE, LEASE, LISTEN_URL,
     MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MESSAGE_TIMEOUT, NAME, ON_REJECTION,
-    POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, duration, number,
-    one_of,
+    POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, TOPICS, duration,
+    number, one_of,
 };
 use crate::{Database, brokers, database};
 
@@ -119,6 +119,7 @@ type Step = Box<dyn FnOnce(Builder) -> Builder>;
 fn steps(settings: &mut Settings) -> Vec<Step> {
     let steps = [
         step(settings, &RUNNER_NAME, text::<String>, Builder::name),
+        step(settings, &TOPICS, list, Builder::topics),
         step(settings, &BATCH_SIZE, number, Builder::batch_size),
         step(settings, &MAX_IN_FLIGHT, number, Builder::max_in_flight),
         step(
@@ -149,6 +150,12 @@ fn step<T: 'static>(
 
 fn text<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "a text is expected".to_owned())
+}
+
+/// Words between commas. That there are any, and what they may be, the runner's builder knows.
+fn list(text: &str) -> Result<Vec<String>, String> {
+    let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+    Ok(words.map(str::to_owned).collect())
 }
 
 fn on_rejection(settings: &mut Settings) -> Option<OnRejection> {

@@ -73,6 +73,13 @@ fn text(status: &Status) -> String {
     let _ = writeln!(text, "waiting  {}{oldest}", status.waiting);
     let _ = writeln!(text, "parked   {}", status.parked);
     let _ = writeln!(text, "runners  {}", status.runners.len());
+    let paused = &status.paused;
+    if paused.all {
+        text += "paused   everything: `outbox resume --all` lets it go on\n";
+    }
+    for topic in &paused.topics {
+        let _ = writeln!(text, "paused   the topic {}", show::text(topic));
+    }
     if status.is_deserted() {
         text += "\nNo runner: messages wait, and nobody is there to deliver them. Start one: `outbox run`\n";
     }

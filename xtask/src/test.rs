@@ -9,7 +9,7 @@ use anyhow::Result;
 use outbox_test_servers::kafka;
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 10] = [
     "",
     "async",
     "postgres",
@@ -18,6 +18,7 @@ const FEATURES: [&str; 9] = [
     "runner",
     "sqlite,runner",
     "postgres,kafka",
+    "metrics",
     "testing",
 ];
 

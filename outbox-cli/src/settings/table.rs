@@ -1,5 +1,7 @@
 //! The settings: one line each, from which the flags, the variables and the keys of the file are made.
 
+use outbox::sink::KafkaSinkBuilder;
+
 /// A setting. Its flag is `--NAME`, its variable `OUTBOX_NAME`, and its key in the file NAME.
 #[derive(Debug)]
 pub(crate) struct Setting {
@@ -106,6 +108,12 @@ pub(crate) const RUNNER_NAME: Setting = Setting::new(
     "The runner's name in logs and in `outbox status` [default: outbox- and an id]",
 );
 
+pub(crate) const TOPICS: Setting = Setting::new(
+    "topics",
+    "TOPIC,…",
+    "Publish the messages of these topics alone, separated by commas; others wait [default: all]",
+);
+
 pub(crate) const BATCH_SIZE: Setting = Setting::new(
     "batch-size",
     "MESSAGES",
@@ -193,6 +201,7 @@ pub(crate) const OF_RUNNER: &[&Setting] = &[
     &MESSAGE_TIMEOUT,
     &DELIVERY,
     &NAME,
+    &TOPICS,
     &BATCH_SIZE,
     &POLL_INTERVAL,
     &COMPLETION,
@@ -216,10 +225,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
     OF_DATABASE.iter().chain(OF_RUNNER).copied()
 }
 
-/// What librdkafka knows for producers, to tell the nearest name: it judges by itself.
-const LIBRDKAFKA: &str = include_str!("librdkafka.txt");
-
-/// The names of librdkafka's properties.
+/// The names of librdkafka's properties, to tell the nearest one: it judges by itself.
 pub(crate) fn properties() -> impl Iterator<Item = &'static str> {
-    LIBRDKAFKA.lines()
+    KafkaSinkBuilder::PROPERTIES.iter().copied()
 }

@@ -270,6 +270,66 @@ fn a_message_is_given_up_on_demand_and_never_lost() -> Result<()> {
     Ok(())
 }
 
+/// Paused by one command and shown by another; runners obey, and go on when it is resumed.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn topics_and_everything_are_paused_and_resumed() -> Result<()> {
+    let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
+    let (first, other) = (kafka.create_topic(1)?, kafka.create_topic(1)?);
+    let (name, others) = (first.name(), other.name());
+    let text = said(
+        &database,
+        ["pause", name, "--because", "the consumer is broken"],
+    )?;
+    assert_eq!(text, format!("the topic {name} is paused\n"));
+    assert!(said(&database, ["pause", name])?.contains("already"));
+    let text = said(&database, ["status"])?;
+    assert!(
+        text.contains(&format!("paused   the topic {name}\n")),
+        "{text}"
+    );
+    let insert = |topic: &str| {
+        database.plain_sql(&format!(
+            "INSERT INTO outbox (topic, payload) VALUES ('{topic}', 'x')"
+        ))
+    };
+    insert(name)?;
+    insert(others)?;
+    let mut command = on(database.url(), ["run", "--poll-interval", "50ms"]);
+    command.args(["--brokers", kafka.bootstrap()]);
+    let mut running = Running::start(command)?;
+    other.wait_for(1)?;
+    assert_eq!(first.read_committed()?.len(), 0);
+
+    said(&database, ["pause", "--all", "--by", "bob"])?;
+    assert!(said(&database, ["status"])?.contains("paused   everything"));
+    running.wait_for("all=true")?;
+    assert_eq!(
+        said(&database, ["resume", name])?,
+        format!("the topic {name} goes on\n")
+    );
+    assert_eq!(
+        said(&database, ["resume", name])?,
+        format!("the topic {name} was not paused\n")
+    );
+    running.wait_for("topics=[]")?;
+    assert_eq!(database.waiting()?, 1);
+    assert_eq!(
+        said(&database, ["resume", "--all"])?,
+        "everything goes on\n"
+    );
+    first.wait_for(1)?;
+    running.signal(Signal::TERM)?;
+    assert_eq!(running.ended()?.code(), Some(0));
+    let noted = "SELECT count(*) FROM outbox_audit WHERE action IN ('pause', 'resume') AND \
+        ((operator = 'alice' AND reason = 'the consumer is broken') OR operator = 'bob')";
+    assert_eq!(database.counts(noted)?, [2]);
+    complained(&database, ["pause"], 2)?;
+    complained(&database, ["pause", name, "--all"], 2)?;
+    assert!(complained(&database, ["pause", "a b"], 3)?.contains("no topic name"));
+    Ok(())
+}
+
 /// The whole way: refused by librdkafka, retried in vain, given up; the rest of its key arrives. Another
 /// one is retried by a runner that takes it.
 #[test]

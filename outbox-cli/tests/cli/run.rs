@@ -58,6 +58,37 @@ fn messages_arrive_and_a_signal_stops_in_good_order() -> Result<()> {
 
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn some_topics_alone_are_published() -> Result<()> {
+    let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
+    let topics = [
+        kafka.create_topic(1)?,
+        kafka.create_topic(1)?,
+        kafka.create_topic(1)?,
+    ];
+    for topic in &topics {
+        insert(&database, topic.name(), 1)?;
+    }
+    let mut command = runner(database.url(), kafka.bootstrap());
+    command.args([
+        "--topics",
+        &format!("{}, {}", topics[1].name(), topics[2].name()),
+    ]);
+    command.args(["--kafka", "debug=broker", "--log-level", "debug"]);
+    let mut running = Running::start(command)?;
+    topics[1].wait_for(1)?;
+    topics[2].wait_for(1)?;
+    wait(|| Ok((database.waiting()? == 1).then_some(())))?;
+    // librdkafka's own words, which it keeps to itself unless it is asked for them.
+    running.wait_for("facility=\"CONNECT\"")?;
+    running.signal(Signal::TERM)?;
+    assert_eq!(running.ended()?.code(), Some(0));
+    assert_eq!(database.counts("SELECT count(*) FROM outbox")?, [1]);
+    assert_eq!(topics[0].read_committed()?.len(), 0);
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn a_second_signal_ends_it_at_once() -> Result<()> {
     let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
     let topic = kafka.create_topic(1)?;

@@ -101,6 +101,8 @@ fn what_cannot_be_together_is_refused() -> Result<()> {
         "`on-rejection` is \"park\"",
     )?;
     refused(&["--lease", "1s"], "too short")?;
+    refused(&["--topics", ","], "`topics` names none")?;
+    refused(&["--topics", "orders,no topic"], "\"no topic\"")?;
     refused(&["--batch-size", "9000"], "no batch could be full")?;
     let lower = [
         "--kafka",

@@ -5,6 +5,7 @@
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
+//! | [`metrics`] | what a runner measures, and what to alert on |
 
 #[cfg(feature = "kafka")]
 #[doc = include_str!("exactly_once.md")]
@@ -12,6 +13,10 @@ pub mod exactly_once {}
 
 #[doc = include_str!("health.md")]
 pub mod health {}
+
+#[cfg(feature = "metrics")]
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
 
 #[cfg(feature = "kafka")]
 #[doc = include_str!("kafka.md")]

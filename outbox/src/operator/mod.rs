@@ -6,6 +6,7 @@
 //! Asking is cheap however much waits: nothing is counted to its end, and nothing takes longer than ten
 //! seconds. It works on a standby too.
 
+mod backlog;
 mod json;
 mod parked;
 mod pause;

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::event::Emitter;
 use super::health::Board;
+use super::metrics::{self, Metrics};
 use super::refusal::OnRejection;
 use super::{Runner, Settings};
 use crate::sink::Sink;
@@ -26,6 +27,7 @@ pub struct RunnerBuilder<S, K> {
     sink: K,
     name: Option<String>,
     max_in_flight: Option<usize>,
+    meter: metrics::Source,
     settings: Settings,
 }
 
@@ -36,6 +38,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             sink,
             name: None,
             max_in_flight: None,
+            meter: metrics::Source::default(),
             settings: Settings {
                 batch_size: 1_000,
                 max_in_flight: IN_FLIGHT,
@@ -133,6 +136,17 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
         self
     }
 
+    /// Measures with this meter. By default it is `opentelemetry::global::meter("outbox")`, of the provider
+    /// that is set when the runner is built.
+    ///
+    /// Runners of one process each need a meter of its own, with an attribute that tells them apart.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn meter(mut self, meter: opentelemetry::metrics::Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
     /// Makes the runner.
     ///
     /// # Errors
@@ -144,6 +158,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             sink,
             name,
             max_in_flight,
+            meter,
             mut settings,
         } = self;
         settings.max_in_flight = max_in_flight.unwrap_or_else(|| match sink.transactions() {
@@ -152,6 +167,8 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
         });
         settings.check(sink.delivery_timeout())?;
         let id = Uuid::new_v4();
+        let health = Board::new();
+        let metrics = Metrics::new(meter, sink.system(), health.watch());
         Ok(Runner {
             store,
             sink,
@@ -161,8 +178,9 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
             },
             settings,
             events: Emitter::new(),
-            health: Board::new(),
+            health,
             bell: Arc::default(),
+            metrics,
         })
     }
 }

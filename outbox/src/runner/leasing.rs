@@ -119,6 +119,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             let Lease { lane, epoch } = lease;
             self.let_go(lane);
             tracing::warn!(lane, epoch, "lane lost");
+            self.runner.metrics.lane_lost();
             self.runner.events.emit(|| RunnerEvent::LaneLost(lease));
         }
     }

@@ -10,6 +10,8 @@ mod builder;
 mod event;
 mod health;
 mod leasing;
+#[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
+mod metrics;
 mod quota;
 mod reading;
 mod refusal;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::backoff::Backoff;
 use self::event::Emitter;
 use self::health::Board;
+use self::metrics::Metrics;
 use self::session::Session;
 use self::waking::Bell;
 use crate::sink::{Sink, SinkError};
@@ -79,6 +82,7 @@ pub struct Runner<S, K> {
     events: Emitter,
     health: Board,
     bell: Arc<Bell>,
+    metrics: Metrics,
 }
 
 /// What a [`RunnerBuilder`] configures; it explains each.
@@ -200,6 +204,14 @@ impl<S: Store, K: Sink> Runner<S, K> {
     #[tracing::instrument(name = "outbox", skip_all, fields(runner = %self.id.name))]
     async fn run(&self, stop: &CancellationToken) -> Result<Report, RunError> {
         let _running = self.health.running();
+        tokio::select! {
+            biased;
+            result = self.work(stop) => result,
+            never = self.measure() => match never {},
+        }
+    }
+
+    async fn work(&self, stop: &CancellationToken) -> Result<Report, RunError> {
         if self.ready(stop).await?.is_none() {
             return Ok(Report::default());
         }

@@ -124,10 +124,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             return Ok(());
         }
+        runner.metrics.began(admitted.to_send.len());
+        let sent_at = Instant::now();
         let delivery = self
             .send(&admitted.leases, &admitted.to_send, Place::Outbox)
             .await;
         let batch = Batch {
+            sent_at,
             number: admitted.number,
             origin: Origin::Outbox,
             leases: admitted.leases,
@@ -202,8 +205,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .unzip();
         let concerned = |lease: &Lease| messages.iter().any(|m| m.position.lane == lease.lane);
         leases.retain(concerned);
+        runner.metrics.began(messages.len());
+        let sent_at = Instant::now();
         let delivery = self.send(&leases, &messages, Place::Parked).await;
         let batch = Batch {
+            sent_at,
             number,
             origin: Origin::Parked(attempts),
             leases,

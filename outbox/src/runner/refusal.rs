@@ -79,6 +79,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             ?retry_in,
             "a message was refused: {reason}"
         );
+        self.runner.metrics.rejected(stored);
         self.runner.events.emit(|| RunnerEvent::Rejected {
             message: MessageInfo::from(stored),
             reason: reason.to_owned(),
@@ -105,6 +106,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .ask(runner.store.park(&runner.id, leases, messages))
             .await?;
         self.notice_lost(leases, &held);
+        runner.metrics.parked(messages.len());
         self.tracker.set_parked(true);
         Ok(())
     }

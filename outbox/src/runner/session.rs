@@ -45,6 +45,8 @@ pub(super) struct Batch {
     /// Under which they were read: only these entitle to settle them.
     pub(super) leases: Vec<Lease>,
     pub(super) messages: Vec<StoredMessage>,
+    /// When it was given to the sink.
+    pub(super) sent_at: Instant,
 }
 
 /// Where the messages of a batch stand, and how often parked ones were tried before.

@@ -41,6 +41,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         };
         while let Some((batch, delivery)) = sent.recv().await {
             let outcomes = self.outcomes(delivery, batch.messages.len()).await;
+            let metrics = &self.runner.metrics;
+            metrics.known(batch.sent_at, &batch.messages, &outcomes);
             match &batch.origin {
                 Origin::Outbox => self.settle_batch(&batch, outcomes, &mut sickness).await?,
                 Origin::Parked(attempts) => {
@@ -49,6 +51,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 }
             }
             self.tracker.finish(batch.number, &batch.messages);
+            self.runner.metrics.ended(batch.messages.len());
             if self.tracker.is_idle_in_pause() {
                 if let Some(error) = sickness.unavailable.take() {
                     tracing::warn!("the sink is unavailable: {error}");
@@ -214,6 +217,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     Some(Ok(())) => {
                         self.refuse(stored, reason, 1);
                         self.settle_delivered(batch, &[stored.position]).await?;
+                        self.runner.metrics.dead_lettered(stored);
                         self.runner
                             .events
                             .emit(|| RunnerEvent::DeadLettered(MessageInfo::from(stored)));
@@ -245,6 +249,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         };
         let held = self.insist(bury).await?;
         self.notice_lost(&batch.leases, &held);
+        self.runner.metrics.dead_lettered(stored);
         self.runner
             .events
             .emit(|| RunnerEvent::DeadLettered(MessageInfo::from(stored)));
@@ -292,6 +297,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     self.insist(|| self.unpark(batch, stored.position)).await?;
                     key.inspect(|&key| self.tracker.release(key));
                     self.delivered.fetch_add(1, Ordering::Relaxed);
+                    let metrics = &self.runner.metrics;
+                    metrics.delivered(std::iter::once(stored));
+                    metrics.released(stored);
                     let info = || MessageInfo::from(stored);
                     tracing::info!(message_id = %stored.message.id(), "a parked message was delivered");
                     let events = &self.runner.events;
@@ -358,6 +366,12 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let count = delivered.iter().filter(settled).count();
         self.delivered.fetch_add(count as u64, Ordering::Relaxed);
         tracing::debug!(count, "settled");
+        // In the order of the batch, and a part of it.
+        let mut in_order = delivered.iter().filter(settled).peekable();
+        let of_these = |stored: &&StoredMessage| in_order.next_if_eq(&&stored.position).is_some();
+        runner
+            .metrics
+            .delivered(batch.messages.iter().filter(of_these));
         let positions: HashSet<_> = match runner.events.is_heard() {
             true => delivered.iter().filter(settled).collect(),
             false => HashSet::new(),
@@ -396,6 +410,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             .collect();
         if !lost.is_empty() {
             tracing::warn!(?lost, "lanes were lost; nothing was changed there");
+            self.runner.metrics.fenced(lost.len());
             self.lose(&lost);
         }
     }

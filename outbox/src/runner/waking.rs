@@ -171,7 +171,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     pub(super) async fn doze(&self, pause: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = self.runner.bell.rung.notified() => {}
+            () = self.runner.bell.rung.notified() => self.runner.metrics.woken(),
             () = tokio::time::sleep(pause) => {}
         }
     }

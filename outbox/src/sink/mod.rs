@@ -115,6 +115,11 @@ pub trait Sink: Send + Sync + 'static {
     /// known. A lease must last longer.
     fn delivery_timeout(&self) -> Duration;
 
+    /// The kind of broker, as OpenTelemetry's attribute `messaging.system` names it: for metrics.
+    fn system(&self) -> &'static str {
+        "_OTHER"
+    }
+
     /// Whether it could deliver now, as far as it can tell without sending anything. The runner asks at the
     /// start and every now and then, also while it delivers, and tells what it heard by its
     /// [health](crate::runner::Runner::health). By default it is taken to be well.

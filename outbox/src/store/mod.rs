@@ -189,6 +189,18 @@ pub trait Store: Send + Sync + 'static {
         std::future::ready(Ok(Paused::default()))
     }
 
+    /// What the store's clock shows now: so that metrics tell how old a message is although the runner's
+    /// clock shows another time. By default it is not known, and the runner's own is taken.
+    fn clock(&self) -> impl Future<Output = Result<Option<SystemTime>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
+    /// How much waits in all lanes, for metrics, at a cost that does not grow with it. One of the runners
+    /// asks, about every 15 seconds. By default it is not known.
+    fn backlog(&self) -> impl Future<Output = Result<Option<Backlog>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// For exactly-once delivery: takes note of batches that are about to be sent, one a lane, in place of
     /// those noted before, which have lower numbers. Fenced like all that changes messages. Returns the
     /// leases of the batches that were noted: no others may be sent.
@@ -337,6 +349,26 @@ pub struct Paused {
     pub all: bool,
     /// These topics.
     pub topics: Vec<String>,
+}
+
+/// How much waits in a store. See [`Store::backlog`].
+///
+/// ```
+/// use outbox::store::Backlog;
+///
+/// let nothing = Backlog::default();
+/// assert_eq!((nothing.waiting, nothing.oldest), (0, None));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many messages wait to be delivered, counted up to 10,000.
+    pub waiting: u64,
+    /// How long the oldest of them has waited.
+    pub oldest: Option<Duration>,
+    /// How many ordering keys are parked, counted up to 1,000.
+    pub parked_keys: u64,
+    /// How many runners are alive.
+    pub runners: u64,
 }
 
 /// What is sent to the broker in one transaction: some messages of one lane.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::store::{
-    DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
-    Store, StoreError, StoredMessage, TopicFilter,
+    Backlog, DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
+    RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
 use crate::{Error, Message, OrderingKey, OutboxEvent};
 
@@ -374,6 +374,28 @@ impl Store for MemoryStore {
             outbox.delivered(stored, archive);
         }
         Ok(held.0)
+    }
+
+    async fn clock(&self) -> Result<Option<SystemTime>, StoreError> {
+        Ok(Some(self.lock().clock.date()))
+    }
+
+    async fn backlog(&self) -> Result<Option<Backlog>, StoreError> {
+        let outbox = self.lock();
+        let (now, date) = (outbox.clock.now(), outbox.clock.date());
+        let oldest = outbox
+            .waiting
+            .values()
+            .map(|stored| stored.created_at)
+            .min();
+        let alive = |until: &&Time| **until > now;
+        // What waits behind others of its key has no error of its own.
+        Ok(Some(Backlog {
+            waiting: outbox.waiting.len() as u64,
+            oldest: oldest.map(|oldest| date.duration_since(oldest).unwrap_or_default()),
+            parked_keys: outbox.parked.values().filter(|p| p.error.is_some()).count() as u64,
+            runners: outbox.runners.values().filter(alive).count() as u64,
+        }))
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {

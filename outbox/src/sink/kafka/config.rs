@@ -59,10 +59,21 @@ pub enum KafkaCompression {
 }
 
 impl KafkaSinkBuilder {
+    /// The names of the properties of librdkafka that a producer has, in order: for programs that read
+    /// settings, to tell what somebody may have meant. librdkafka itself judges what [`set`](Self::set)
+    /// was given.
+    ///
+    /// ```
+    /// use outbox::sink::KafkaSinkBuilder;
+    ///
+    /// assert!(KafkaSinkBuilder::PROPERTIES.contains(&"linger.ms"));
+    /// ```
+    pub const PROPERTIES: &[&str] = properties::NAMES;
+
     pub(super) fn new(brokers: String) -> Self {
         let mut client = ClientConfig::new();
         client
-            // What to log is decided by who listens to `tracing`.
+            // What to log is decided by who listens to `tracing`; what `debug` asks for is more.
             .set_log_level(RDKafkaLogLevel::Info)
             .set("bootstrap.servers", brokers)
             .set("client.id", "outbox")
@@ -240,6 +251,13 @@ impl KafkaSinkBuilder {
     /// A [`KafkaConfigError`] that names the property, if it is not known or its value not possible.
     pub fn build(mut self) -> Result<KafkaSink, KafkaConfigError> {
         let weaker = self.check()?;
+        if self
+            .client
+            .get("debug")
+            .is_some_and(|what| !what.is_empty())
+        {
+            self.client.set_log_level(RDKafkaLogLevel::Debug);
+        }
         let millis = self.message_timeout.as_millis().to_string();
         self.client.set("message.timeout.ms", millis);
         let connection = Connection::new(self.tokens.clone());

@@ -106,6 +106,10 @@ impl Sink for KafkaSink {
         guarantee.send(batch, deadline).await
     }
 
+    fn system(&self) -> &'static str {
+        "kafka"
+    }
+
     fn delivery_timeout(&self) -> Duration {
         // Up to twice the time-out, as measured with librdkafka 2.12: a request that is in flight
         // when the time-out strikes is waited for.

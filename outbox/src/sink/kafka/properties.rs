@@ -1,11 +1,10 @@
 //! What is known of librdkafka's properties.
 
 use rdkafka::ClientConfig;
-use rdkafka::config::RDKafkaLogLevel;
 
 /// The properties of librdkafka 2.12 that a producer has, for telling what somebody may have meant. From
 /// its `CONFIGURATION.md`, without callbacks and pointers, which have no text.
-const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "acks",
     "allow.auto.create.topics",
     "api.version.fallback.ms",
@@ -34,11 +33,13 @@ const NAMES: &[&str] = &[
     "enable.random.seed",
     "enable.sasl.oauthbearer.unsecure.jwt",
     "enable.ssl.certificate.verification",
+    "enabled_events",
     "https.ca.location",
     "https.ca.pem",
     "internal.termination.signal",
     "linger.ms",
     "log.connection.close",
+    "log.queue",
     "log.thread.name",
     "log_level",
     "max.in.flight",
@@ -53,12 +54,14 @@ const NAMES: &[&str] = &[
     "metadata.recovery.strategy",
     "partitioner",
     "plugin.library.paths",
+    "produce.offset.report",
     "queue.buffering.backpressure.threshold",
     "queue.buffering.max.kbytes",
     "queue.buffering.max.messages",
     "queue.buffering.max.ms",
     "queuing.strategy",
     "receive.message.max.bytes",
+    "reconnect.backoff.jitter.ms",
     "reconnect.backoff.max.ms",
     "reconnect.backoff.ms",
     "request.required.acks",
@@ -73,10 +76,26 @@ const NAMES: &[&str] = &[
     "sasl.kerberos.service.name",
     "sasl.mechanism",
     "sasl.mechanisms",
+    "sasl.oauthbearer.assertion.algorithm",
+    "sasl.oauthbearer.assertion.claim.aud",
+    "sasl.oauthbearer.assertion.claim.exp.seconds",
+    "sasl.oauthbearer.assertion.claim.iss",
+    "sasl.oauthbearer.assertion.claim.jti.include",
+    "sasl.oauthbearer.assertion.claim.nbf.seconds",
+    "sasl.oauthbearer.assertion.claim.sub",
+    "sasl.oauthbearer.assertion.file",
+    "sasl.oauthbearer.assertion.jwt.template.file",
+    "sasl.oauthbearer.assertion.private.key.file",
+    "sasl.oauthbearer.assertion.private.key.passphrase",
+    "sasl.oauthbearer.assertion.private.key.pem",
+    "sasl.oauthbearer.client.credentials.client.id",
+    "sasl.oauthbearer.client.credentials.client.secret",
     "sasl.oauthbearer.client.id",
     "sasl.oauthbearer.client.secret",
     "sasl.oauthbearer.config",
     "sasl.oauthbearer.extensions",
+    "sasl.oauthbearer.grant.type",
+    "sasl.oauthbearer.metadata.authentication.type",
     "sasl.oauthbearer.method",
     "sasl.oauthbearer.scope",
     "sasl.oauthbearer.token.endpoint.url",
@@ -113,6 +132,7 @@ const NAMES: &[&str] = &[
     "sticky.partitioning.linger.ms",
     "topic.blacklist",
     "topic.metadata.propagation.max.ms",
+    "topic.metadata.refresh.fast.cnt",
     "topic.metadata.refresh.fast.interval.ms",
     "topic.metadata.refresh.interval.ms",
     "topic.metadata.refresh.sparse",
@@ -151,6 +171,8 @@ pub(super) fn canonical(name: &str) -> &str {
         "compression.codec" => "compression.type",
         "max.in.flight" => "max.in.flight.requests.per.connection",
         "retries" => "message.send.max.retries",
+        "sasl.oauthbearer.client.credentials.client.id" => "sasl.oauthbearer.client.id",
+        "sasl.oauthbearer.client.credentials.client.secret" => "sasl.oauthbearer.client.secret",
         "sasl.mechanisms" => "sasl.mechanism",
         name => name,
     }
@@ -188,7 +210,7 @@ pub(super) fn effect(name: &str, value: &str) -> Effect {
 /// What is in `client` that other clients of the same cluster need too.
 pub(super) fn of_connection(client: &ClientConfig) -> ClientConfig {
     let mut connection = ClientConfig::new();
-    connection.set_log_level(RDKafkaLogLevel::Info);
+    connection.set_log_level(client.log_level);
     for name in client.config_map().into_keys() {
         // The map hides passwords.
         if let Some(value) = client.get(name)
@@ -212,6 +234,8 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::config::RDKafkaLogLevel;
+
     use super::*;
 
     #[test]
@@ -256,11 +280,13 @@ mod tests {
         client
             .set("bootstrap.servers", "b:1")
             .set("sasl.password", "p")
-            .set("linger.ms", "1");
+            .set("linger.ms", "1")
+            .set_log_level(RDKafkaLogLevel::Debug);
         let connection = of_connection(&client);
         let mut names: Vec<_> = connection.config_map().keys().copied().collect();
         names.sort_unstable();
         assert_eq!(names, ["bootstrap.servers", "sasl.password"]);
         assert_eq!(connection.get("sasl.password"), Some("p"));
+        assert!(matches!(connection.log_level, RDKafkaLogLevel::Debug));
     }
 }

@@ -13,7 +13,7 @@ mod read;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use deadpool::managed::{Object, Pool, PoolError};
 use tokio_postgres::Client;
@@ -22,9 +22,11 @@ use tokio_postgres::types::Type;
 use self::connect::Connector;
 use self::floor::Floors;
 use super::{
-    DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position, ReadRequest,
-    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position,
+    ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
+
+use crate::operator::Operator;
 
 pub(crate) use self::read::paused;
 
@@ -240,6 +242,18 @@ impl Store for PostgresStore {
 
     async fn paused(&self) -> Result<Paused, StoreError> {
         self.with(async |c| Ok(read::paused(c).await?)).await
+    }
+
+    async fn clock(&self) -> Result<Option<SystemTime>, StoreError> {
+        self.with(async |c| {
+            let row = c.query_typed_one("SELECT clock_timestamp()", &[]).await?;
+            Ok(Some(row.try_get(0)?))
+        })
+        .await
+    }
+
+    async fn backlog(&self) -> Result<Option<Backlog>, StoreError> {
+        Operator::new(self.clone()).backlog().await.map(Some)
     }
 
     async fn refuse_again(
