@@ -295,6 +295,10 @@ async fn skip(args: &Skip) -> Result<(), Failure> {
 fn done(id: i64, done: Done) -> Result<(), Failure> {
     match done {
         Done::Yes => Ok(()),
+        Done::OnItsWay => Err(Failure::Failed(format!(
+            "message {id} is due, and a runner may be trying it at this moment; if it is refused once more, skip \
+             it then; while the brokers are away, pause its topic, and skip it a minute later"
+        ))),
         Done::Behind(first) => Err(Failure::Failed(format!(
             "{id} waits behind {}, which is the first of its key: see to that one",
             first.id

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
-use outbox::runner::{Runner, RunnerThread};
+use outbox::runner::{OnRejection, Runner, RunnerThread};
 use outbox::sink::{KafkaSink, Sink as _};
 use outbox::store::{Position, StoredMessage};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
 use outbox_tests::topic::{Arrived, Kafka};
+use rdkafka::error::RDKafkaErrorCode;
 use uuid::Uuid;
 
 /// So short that a message times out while the broker is away.
@@ -163,6 +164,41 @@ fn a_missing_topic_waits_until_it_is_created() -> Result<()> {
     assert_eq!(runner.stop()?.delivered, 41);
     assert_eq!(missing.read_to_end()?, []);
     assert_eq!((database.waiting()?, database.parked()?), (0, 0));
+    Ok(())
+}
+
+/// A dead letter is sent while later batches wait for their turns.
+#[test]
+fn a_dead_letter_waits_for_no_turn_of_what_comes_after_it() -> Result<()> {
+    const COUNT: usize = 300;
+    let database = SqliteFile::create()?;
+    let kafka = Kafka::in_process()?;
+    let (topic, letters) = (kafka.create_topic(1)?, kafka.create_topic(1)?);
+    // So long that several batches are on their way when the first is refused.
+    kafka.set_round_trip_time(Duration::from_millis(20))?;
+    kafka.refuse_writes(&[RDKafkaErrorCode::InvalidRecord])?;
+    let messages = (0..COUNT).map(|n| {
+        Message::new(topic.name())
+            .with_key((n % 20).to_string())
+            .with_payload(n.to_string())
+    });
+    let mut connection = database.connect()?;
+    connection.transaction(|c| publish_all(c, messages))?;
+    let sink = KafkaSink::builder(kafka.bootstrap())
+        .in_flight_per_key(1)
+        .build()?;
+    let runner = Runner::builder(database.store()?, sink)
+        .batch_size(10)
+        .on_rejection(OnRejection::DeadLetter {
+            topic: letters.name().to_owned(),
+        })
+        .build()?
+        .spawn()?;
+    wait_for_waiting(&database, 0)?;
+    assert_eq!(runner.stop()?.delivered, COUNT as u64);
+    let (arrived, letters) = (topic.read_to_end()?, letters.read_to_end()?);
+    ensure!(!letters.is_empty(), "nothing was refused");
+    assert_eq!(arrived.len() + letters.len(), COUNT);
     Ok(())
 }
 

@@ -455,6 +455,8 @@ WITH mine AS MATERIALIZED (
         SELECT g.id, g.lane, message_id, topic, partition, key, payload, headers, event_type,
             created_at, $6
         FROM gone AS g
+        -- It may be there already: somebody has put a copy back.
+        ON CONFLICT DO NOTHING
     )
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;

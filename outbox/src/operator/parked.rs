@@ -146,6 +146,9 @@ pub enum Done {
     NotParked,
     /// Nothing was done: the message waits behind this one, which is the first of its key.
     Behind(Position),
+    /// Nothing was done: a runner may be trying it at this moment. If it is refused once more, it can be given
+    /// up then; while the broker is away, pause its topic, and give it up a minute later.
+    OnItsWay,
 }
 
 /// The columns of a parked message, of a table `p`. `$1`: whether the payload is one of them.
@@ -160,6 +163,14 @@ const COLUMNS: &str = "p.lane, p.id, p.message_id, p.topic, p.partition, p.key, 
 /// Whether a parked message `p` is the first of its key.
 const IS_FIRST: &str = "NOT EXISTS (SELECT FROM outbox_parked AS q WHERE q.lane = p.lane \
     AND q.ordering_key = p.ordering_key AND q.id < p.id)";
+
+/// Whether a parked message `p` may be on its way at this moment: it is due, and its lane has a runner. What
+/// was paused a minute ago is not.
+const MAY_BE_ON_ITS_WAY: &str = "((p.next_attempt_at <= clock_timestamp() OR p.attempts = 0) \
+    AND EXISTS (SELECT FROM outbox_lanes AS l WHERE l.lane = p.lane AND l.owner IS NOT NULL \
+        AND l.expires_at > clock_timestamp()) \
+    AND NOT EXISTS (SELECT FROM outbox_paused AS s WHERE s.topic IN (p.topic, '*') \
+        AND s.paused_at < clock_timestamp() - interval '1 minute'))";
 
 impl Operator {
     /// The first messages of parked keys, those first that have been parked for longest.
@@ -290,7 +301,8 @@ impl Operator {
     }
 
     /// Gives up a parked message: moves it to the table `outbox_dead_letters`, and lets the next one of
-    /// its key be tried. Only the first message of a key can be given up.
+    /// its key be tried. Only the first message of a key can be given up, and not while a runner may be trying
+    /// it: if it arrived after all, those behind it would be passed.
     ///
     /// ```no_run
     /// use outbox::operator::{Done, Note};
@@ -313,13 +325,15 @@ impl Operator {
         let query = format!(
             "WITH changed AS ( \
                 DELETE FROM outbox_parked AS p \
-                WHERE p.lane = ANY ($1) AND p.id = $2 AND {IS_FIRST} RETURNING p.* \
+                WHERE p.lane = ANY ($1) AND p.id = $2 AND {IS_FIRST} \
+                    AND NOT {MAY_BE_ON_ITS_WAY} RETURNING p.* \
              ), dead AS ( \
                 INSERT INTO outbox_dead_letters (id, lane, message_id, topic, partition, key, payload, \
                     headers, event_type, created_at, error) \
                 SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, \
                     created_at, coalesce(error, 'given up before it was tried') \
                 FROM changed \
+                ON CONFLICT DO NOTHING \
              ), {} SELECT count(*) FROM changed",
             audit("skip", 3)
         );
@@ -344,7 +358,7 @@ impl Operator {
                 .query_typed(
                     "SELECT q.lane, q.id FROM outbox_parked AS p \
                      JOIN outbox_parked AS q \
-                        ON q.lane = p.lane AND q.ordering_key = p.ordering_key AND q.id < p.id \
+                        ON q.lane = p.lane AND q.ordering_key = p.ordering_key AND q.id <= p.id \
                      WHERE p.lane = ANY ($1) AND p.id = $2 \
                      ORDER BY q.id LIMIT 1",
                     &[(&lanes, Type::INT2_ARRAY), (&id, Type::INT8)],
@@ -352,6 +366,7 @@ impl Operator {
                 .await?;
             match first.first() {
                 None => Ok(Done::NotParked),
+                Some(row) if row.try_get::<_, i64>(1)? == id => Ok(Done::OnItsWay),
                 Some(row) => Ok(Done::Behind(Position {
                     lane: row.try_get(0)?,
                     id: row.try_get(1)?,

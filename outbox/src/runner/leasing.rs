@@ -65,7 +65,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let paused = runner.ask(runner.store.paused()).await?;
         let before = self.set_paused(paused.clone()).unwrap_or_default();
         if before != paused {
-            tracing::info!(all = paused.all, topics = ?paused.topics, "paused by an operator");
+            tracing::info!(all = paused.all, topics = ?paused.topics, "what operators have paused has changed");
             runner.health.paused(paused);
         }
         Ok(())

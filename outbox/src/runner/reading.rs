@@ -188,11 +188,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut leases = self.tracker.leases();
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let most = runner.settings.batch_size;
-        let due = runner.ask(runner.store.due(&lanes, &topics, most)).await?;
+        // One that is on its way may be settled, and moved, before the answer is there.
+        let in_flight = self.tracker.in_flight();
+        let mut due = runner.ask(runner.store.due(&lanes, &topics, most)).await?;
         if due.is_empty() && !self.tracker.has_parked_keys() {
             let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
             self.tracker.set_parked(!parked.is_empty());
         }
+        due.retain(|due| !in_flight.contains(&due.stored.position));
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
             return Ok(());
         }

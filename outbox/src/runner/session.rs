@@ -33,6 +33,8 @@ pub(super) struct Session<'r, S, K> {
     pub(super) parking: tokio::sync::Mutex<()>,
     /// The sink takes one batch at a time.
     sending: tokio::sync::Mutex<()>,
+    /// The first error of any loop, which ends them all.
+    failure: Mutex<Option<RunError>>,
     /// Ends the session.
     pub(super) stop: CancellationToken,
     pub(super) delivered: AtomicU64,
@@ -55,11 +57,13 @@ pub(super) enum Origin {
     Parked(Vec<u32>),
 }
 
-/// Where messages stand.
+/// Where messages stand, and what is sent of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Outbox,
     Parked,
+    /// In the outbox, and refused: a letter is sent in its stead.
+    DeadLetter,
 }
 
 impl<'r, S: Store, K: Sink> Session<'r, S, K> {
@@ -72,6 +76,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
             paused: Mutex::default(),
             parking: tokio::sync::Mutex::default(),
             sending: tokio::sync::Mutex::default(),
+            failure: Mutex::default(),
             stop,
             delivered: AtomicU64::new(0),
         }
@@ -86,49 +91,47 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         let (sent, to_settle) = mpsc::unbounded_channel();
         let work_is_done = CancellationToken::new();
         let work = async {
-            let result = tokio::join!(
+            tokio::join!(
                 self.stopping_on_error(self.read_and_send(sent)),
                 self.stopping_on_error(self.settle(to_settle)),
             );
             work_is_done.cancel();
-            result
         };
         // Leases are renewed until the last batch is settled. Then a renewal that goes on is waited
         // for, so that it can't take lanes anew that have been handed back.
         let leasing = self.stopping_on_error(self.keep_lanes(&work_is_done));
         let all = async {
             let looking = self.look_after_sink(&work_is_done);
-            let ((read, settled), leased, (), ()) =
-                tokio::join!(work, leasing, looking, self.listen());
-            read.and(settled).and(leased)
+            tokio::join!(work, leasing, looking, self.listen());
         };
-        let result = tokio::select! {
-            result = all => result,
-            () = self.grace_is_over() => {
-                tracing::warn!(
-                    "the grace period is over with messages in flight: their lanes are free when \
-                     the leases end, and they are delivered again"
-                );
-                return Ok(());
+        tokio::select! {
+            () = all => {
+                // Only with nothing in flight: the next owner sends what is left.
+                if self.tracker.is_idle() {
+                    self.hand_back().await;
+                }
             }
-        };
-        // Only with nothing in flight: the next owner sends what is left.
-        if self.tracker.is_idle() {
-            self.hand_back().await;
+            () = self.grace_is_over() => tracing::warn!(
+                "the grace period is over with messages in flight: their lanes are free when the \
+                 leases end, and they are delivered again"
+            ),
         }
-        result
+        match self.lock_failure().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
-    /// An error in one loop ends the others, in good order.
-    async fn stopping_on_error(
-        &self,
-        task: impl Future<Output = Result<(), RunError>>,
-    ) -> Result<(), RunError> {
-        let result = task.await;
-        if result.is_err() {
+    /// An error in one loop ends the others, in good order. The first one is told.
+    async fn stopping_on_error(&self, task: impl Future<Output = Result<(), RunError>>) {
+        if let Err(error) = task.await {
+            self.lock_failure().get_or_insert(error);
             self.stop.cancel();
         }
-        result
+    }
+
+    fn lock_failure(&self) -> MutexGuard<'_, Option<RunError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the sink how it fares, for those who want to know before a message does.
@@ -167,27 +170,43 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     }
 
     /// Gives messages to the sink. Those that can never be sent count as refused without being given to
-    /// it; only retries of parked messages have such among them, one a key.
+    /// it; only retries of parked messages have such among them, one a key. Those that must not be sent
+    /// any more count as skipped.
     pub(super) async fn send(
         &self,
         leases: &[Lease],
         messages: &[StoredMessage],
         place: Place,
     ) -> Delivery {
-        if messages.iter().all(|stored| stored.defect.is_none()) {
+        let _one_at_a_time = self.sending.lock().await;
+        // A dead letter is sent because of a failure.
+        let may_be_sent = match place {
+            Place::DeadLetter => vec![true; messages.len()],
+            _ => self.tracker.may_be_sent(leases, messages, place),
+        };
+        let verdict = |(stored, may_be_sent): (&StoredMessage, bool)| match &stored.defect {
+            Some(reason) => Some(SinkError::rejected(reason.clone())),
+            None if may_be_sent => None,
+            None => Some(SinkError::skipped()),
+        };
+        let verdicts: Vec<_> = messages.iter().zip(may_be_sent).map(verdict).collect();
+        if verdicts.iter().all(Option::is_none) {
             return self.send_sound(leases, messages, place).await;
         }
-        let sound = messages.iter().filter(|stored| stored.defect.is_none());
-        let sound: Vec<_> = sound.cloned().collect();
-        let defects: Vec<_> = messages.iter().map(|m| m.defect.clone()).collect();
+        let sound = messages.iter().zip(&verdicts);
+        let sound = sound.filter(|(_, verdict)| verdict.is_none());
+        let sound: Vec<_> = sound.map(|(stored, _)| stored.clone()).collect();
+        if sound.is_empty() {
+            return Delivery::ready(verdicts.into_iter().flatten().map(Err).collect());
+        }
         let delivery = self.send_sound(leases, &sound, place).await;
         Delivery::new(async move {
             let mut outcomes = delivery.await.into_iter();
-            let outcome = |defect: Option<String>| match defect {
-                Some(reason) => Err(SinkError::rejected(reason)),
+            let outcome = |verdict: Option<SinkError>| match verdict {
+                Some(error) => Err(error),
                 None => outcomes.next().unwrap_or_else(|| Err(untold())),
             };
-            defects.into_iter().map(outcome).collect()
+            verdicts.into_iter().map(outcome).collect()
         })
     }
 
@@ -200,7 +219,6 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     ) -> Delivery {
         let sink = &self.runner.sink;
         let deadline = *self.lock_until() - sink.delivery_timeout();
-        let _one_at_a_time = self.sending.lock().await;
         let span = tracing::debug_span!("send", messages = messages.len());
         let sent = match sink.transactions() {
             None => {

@@ -102,7 +102,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         self.settle_delivered(batch, &sorted.delivered).await?;
         self.note_delivery(batch, &sorted.delivered, sickness);
         for (index, reason) in &sorted.refused {
-            self.apply_policy(batch, &batch.messages[*index], reason)
+            self.apply_policy(batch, &batch.messages[*index], reason, sickness)
                 .await?;
         }
         Ok(())
@@ -195,6 +195,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         batch: &Batch,
         stored: &StoredMessage,
         reason: &str,
+        sickness: &mut Sickness,
     ) -> Result<(), RunError> {
         match &self.runner.settings.on_rejection {
             OnRejection::Park { .. } => self.set_aside(batch, stored, reason).await,
@@ -212,7 +213,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             OnRejection::DeadLetter { topic } => {
                 let letter = Self::dead_letter(stored, topic, reason);
                 let letters = std::slice::from_ref(&letter);
-                let delivery = self.send(&batch.leases, letters, Place::Outbox).await;
+                let delivery = self.send(&batch.leases, letters, Place::DeadLetter).await;
                 match self.outcomes(delivery, 1).await.pop() {
                     Some(Ok(())) => {
                         self.refuse(stored, reason, 1);
@@ -223,12 +224,22 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                             .emit(|| RunnerEvent::DeadLettered(MessageInfo::from(stored)));
                         Ok(())
                     }
-                    Some(Err(error)) if error.kind() == SinkErrorKind::Rejected => {
+                    // Neither can be sent, for a reason that may last.
+                    Some(Err(error))
+                        if matches!(
+                            error.kind(),
+                            SinkErrorKind::Rejected | SinkErrorKind::TopicUnavailable
+                        ) =>
+                    {
                         let reason = format!("{reason}; and as a dead letter: {error}");
                         self.set_aside(batch, stored, &reason).await
                     }
                     // It is read, refused and sent as a dead letter again.
-                    _ => Ok(()),
+                    Some(Err(error)) => {
+                        self.note_failure(&letter, error, sickness);
+                        Ok(())
+                    }
+                    None => Ok(()),
                 }
             }
         }

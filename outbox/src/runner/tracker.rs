@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::session::Place;
 use crate::store::{DueMessage, Lease, ParkedKey, Position, StoredMessage};
 
 /// Which lanes are served, which messages are in flight, and which keys may not be sent.
@@ -326,6 +327,37 @@ impl Tracker {
         Some(admitted)
     }
 
+    /// Which of the messages that were admitted may still be sent. Something may have failed while they
+    /// waited for their turn at the sink, or their lane may have been lost.
+    pub(super) fn may_be_sent(
+        &self,
+        leases: &[Lease],
+        messages: &[StoredMessage],
+        place: Place,
+    ) -> Vec<bool> {
+        let state = self.lock();
+        let may_be_sent = |stored: &StoredMessage| {
+            let lane = state.lanes.get(&stored.position.lane);
+            let own = |lane: &Lane| lane.is_own() && leases.contains(&lane.lease);
+            !state.paused
+                && lane.is_some_and(own)
+                // The key of a parked message is held, of course.
+                && (place == Place::Parked
+                    || state.held.is_empty()
+                    || stored
+                        .message
+                        .ordering_key()
+                        .fingerprint()
+                        .is_none_or(|key| !state.passes(key)))
+        };
+        messages.iter().map(may_be_sent).collect()
+    }
+
+    /// The messages that are in flight.
+    pub(super) fn in_flight(&self) -> HashSet<Position> {
+        self.lock().in_flight.clone()
+    }
+
     /// Takes the first messages of parked keys that are due. `None` if none of them can be tried now.
     pub(super) fn admit_due(&self, due: Vec<DueMessage>) -> Option<(u64, Vec<DueMessage>)> {
         let mut guard = self.lock();
@@ -392,9 +424,7 @@ impl Tracker {
 
     /// Whether a key is held, so that what was delivered of it does not count.
     pub(super) fn is_held(&self, key: u64) -> bool {
-        let state = self.lock();
-        let counts = |held: &Held| matches!(held.hold, Hold::Parked { before: true, .. });
-        state.held.get(&key).is_some_and(|held| !counts(held))
+        self.lock().passes(key)
     }
 
     /// Whether any key is held, which saves looking at each.
@@ -513,6 +543,12 @@ impl Lane {
 }
 
 impl State {
+    /// Whether what is sent of a key now would pass something.
+    fn passes(&self, key: u64) -> bool {
+        let before = |held: &Held| matches!(held.hold, Hold::Parked { before: true, .. });
+        self.held.get(&key).is_some_and(|held| !before(held))
+    }
+
     fn can_read(&self, lane: &Lane) -> bool {
         lane.state == LaneState::Served
             && (!self.transactional || lane.in_flight == 0 && lane.batch.is_some())
@@ -609,6 +645,32 @@ mod tests {
         let (leases, exclude) = tracker.begin_read();
         let visible = messages.iter().filter(|m| !exclude.contains(&m.position));
         tracker.admit(&leases, visible.cloned().collect()).unwrap()
+    }
+
+    /// While it waits for the sink to take the batch before, something may fail.
+    #[test]
+    fn what_was_admitted_may_not_be_sent_after_a_failure() {
+        let tracker = tracker();
+        let batch = [stored(1, "a"), stored(2, "b")];
+        let admitted = read(&tracker, &batch);
+        let may_be_sent = |tracker: &Tracker, place| {
+            tracker.may_be_sent(&admitted.leases, &admitted.to_send, place)
+        };
+        assert_eq!(may_be_sent(&tracker, Place::Outbox), [true, true]);
+        tracker.hold_until_known(0, key(&batch[0]));
+        assert_eq!(may_be_sent(&tracker, Place::Outbox), [false, true]);
+        assert_eq!(may_be_sent(&tracker, Place::Parked), [true, true]);
+        tracker.pause();
+        assert_eq!(may_be_sent(&tracker, Place::Outbox), [false, false]);
+        tracker.resume();
+        let anew = Lease { epoch: 2, ..LEASE };
+        assert_eq!(
+            tracker.may_be_sent(&[anew], &admitted.to_send, Place::Outbox),
+            [false, false],
+            "read under another lease"
+        );
+        tracker.lose(&[LEASE]);
+        assert_eq!(may_be_sent(&tracker, Place::Outbox), [false, false]);
     }
 
     /// So that a batch can be told from the next one after a crash.

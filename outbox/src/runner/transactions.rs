@@ -46,6 +46,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             Err(Failure::Sink(error)) => {
                 tracing::warn!("lanes can't be taken over at the sink: {error}");
+                self.runner.health.delivery(Err(&error));
                 self.runner.events.emit(|| RunnerEvent::Unavailable {
                     topic: None,
                     reason: error.to_string(),

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::task::JoinSet;
 
 use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
 use super::config::KafkaConfigError;
 use super::outcome;
-use super::pending::Token;
+use super::pending::{Pending, Token};
 use super::producer::PolledProducer;
 use super::record;
 use super::topics::Topics;
@@ -38,7 +39,7 @@ struct Current {
 }
 
 impl AtLeastOnce {
-    /// `patience`: how long messages may be queued without any progress before they are taken back.
+    /// `patience`: how long messages may be queued before they are taken back.
     pub(super) fn new(
         config: ClientConfig,
         topics: Topics,
@@ -61,31 +62,36 @@ impl AtLeastOnce {
         })
     }
 
-    /// librdkafka's idempotent producer stops for good when it can't tell any more what the broker has. As
-    /// nothing passes what it had, and the runner sends that again, another one can go on.
+    /// The producer for the next batch.
+    ///
+    /// librdkafka's idempotent producer stops for good when it can't tell any more what the broker has.
+    /// Another one takes its place, but gets nothing before the runner has heard what became of all that
+    /// the first one had: so this is an error once.
     fn producer(&self) -> Result<Arc<PolledProducer>, SinkError> {
         let mut current = self.lock();
-        if let Some(reason) = current.producer.failure() {
-            let failed = match current.producer.has_delivered() {
-                true => 0,
-                false => current.failed + 1,
-            };
-            if failed >= HOPELESS {
-                return Err(SinkError::fatal(format!(
-                    "{failed} producers failed, one after the other: {reason}; look into the logs of \
-                     the brokers, and start the runner again"
-                )));
-            }
-            tracing::warn!("a new producer takes the place of one that failed: {reason}");
-            let (topics, failures) = (self.topics.clone(), self.failures.clone());
-            let producer = PolledProducer::new(&self.config, topics, failures, self.patience)
-                .map_err(|error| SinkError::unavailable(error.to_string()))?;
-            *current = Current {
-                producer: Arc::new(producer),
-                failed,
-            };
+        let Some(reason) = current.producer.failure() else {
+            return Ok(current.producer.clone());
+        };
+        let failed = match current.producer.has_delivered() {
+            true => 0,
+            false => current.failed + 1,
+        };
+        if failed >= HOPELESS {
+            return Err(SinkError::fatal(format!(
+                "{failed} producers failed, one after the other: {reason}; look into the logs of the \
+                 brokers, and start the runner again"
+            )));
         }
-        Ok(current.producer.clone())
+        let (topics, failures) = (self.topics.clone(), self.failures.clone());
+        let producer = PolledProducer::new(&self.config, topics, failures, self.patience)
+            .map_err(|error| SinkError::unavailable(error.to_string()))?;
+        *current = Current {
+            producer: Arc::new(producer),
+            failed,
+        };
+        Err(SinkError::unavailable(format!(
+            "a producer failed, and a new one takes its place: {reason}"
+        )))
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -93,34 +99,47 @@ impl AtLeastOnce {
     }
 
     pub(super) async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        // Before anything is waited for, or a failure meanwhile would be forgotten.
         let open = self.failures.open_batch();
+        self.topics.prepare(batch).await;
         let producer = match self.producer() {
             Ok(producer) => producer,
-            Err(error) => return Delivery::ready(vec![Err(error); batch.len()]),
+            Err(error) => {
+                self.failures.note_all();
+                let mut outcomes = vec![Err(SinkError::skipped()); batch.len()];
+                if let Some(first) = outcomes.first_mut() {
+                    *first = Err(error);
+                }
+                return told(open, async { outcomes });
+            }
         };
-        if let Some(turns) = &self.turns {
-            return self
-                .send_in_turns(turns.take(batch), open, producer, batch, deadline)
-                .await;
+        match &self.turns {
+            None => {
+                let delivery = producer.enqueue(batch.iter(), deadline).await;
+                told(open, async move {
+                    let outcomes = delivery.await;
+                    // Kept until its reports are there.
+                    drop(producer);
+                    outcomes
+                })
+            }
+            Some(turns) => {
+                let rounds = turns.take(batch);
+                let rounds = self.send_in_turns(rounds, producer, batch, deadline).await;
+                told(open, rounds)
+            }
         }
-        let delivery = producer.enqueue(batch.iter(), deadline).await;
-        Delivery::new(async move {
-            let outcomes = delivery.await;
-            // Kept until its reports are there, and until the runner is told.
-            drop((producer, open));
-            outcomes
-        })
     }
 
-    /// Sends the first round, and lets the delivery send the others.
+    /// Sends the first round. The others are sent by a task, whether or not somebody waits for the
+    /// outcomes: those of a later batch may be waited for first.
     async fn send_in_turns(
         &self,
         rounds: Rounds,
-        open: OpenBatch,
         producer: Arc<PolledProducer>,
         batch: &[StoredMessage],
         deadline: Instant,
-    ) -> Delivery {
+    ) -> impl Future<Output = Vec<Outcome>> + Send + use<> {
         let Rounds {
             first,
             following,
@@ -134,7 +153,8 @@ impl AtLeastOnce {
         let mut following: VecDeque<_> = following.into_iter().map(pick).collect();
         let (failures, count) = (self.failures.clone(), batch.len());
         let mut sent = producer.enqueue(round.messages.iter(), deadline).await;
-        Delivery::new(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
             let mut outcomes: Vec<Outcome> = vec![Err(SinkError::skipped()); count];
             turn.comes().await;
             loop {
@@ -156,10 +176,30 @@ impl AtLeastOnce {
                     false => Delivery::ready(vec![Err(SinkError::skipped()); round.messages.len()]),
                 };
             }
-            drop((producer, turn, open));
             outcomes
-        })
+        });
+        async move {
+            match tasks.join_next().await {
+                Some(Ok(outcomes)) => outcomes,
+                failed => {
+                    let reason = format!("the turns of a batch were not finished: {failed:?}");
+                    vec![Err(SinkError::unavailable(reason)); count]
+                }
+            }
+        }
     }
+}
+
+/// A delivery of a batch that is open until the runner is told.
+fn told(
+    open: OpenBatch,
+    outcomes: impl Future<Output = Vec<Outcome>> + Send + 'static,
+) -> Delivery {
+    Delivery::new(async move {
+        let outcomes = outcomes.await;
+        drop(open);
+        outcomes
+    })
 }
 
 /// Messages that are sent together, with their places in the batch.
@@ -176,13 +216,23 @@ impl PolledProducer {
         deadline: Instant,
     ) -> Delivery {
         let (tokens, outcomes) = self.pending().open(messages.len());
-        for (stored, token) in messages.zip(tokens) {
-            if let Err(error) = self.enqueue_one(stored, token, deadline).await {
+        let mut unsent = Unsent {
+            pending: self.pending(),
+            tokens: tokens.collect(),
+        };
+        for stored in messages {
+            let Some(&token) = unsent.tokens.front() else {
+                break;
+            };
+            let queued = self.enqueue_one(stored, token, deadline).await;
+            unsent.tokens.pop_front();
+            if let Err(error) = queued {
                 let message = &stored.message;
                 self.failures().hold_key_of(message);
                 self.report(token, Err(error), message.topic());
             }
         }
+        drop(unsent);
         Delivery::new(outcomes.map(|outcomes| outcomes.unwrap_or_default()))
     }
 
@@ -216,11 +266,29 @@ impl PolledProducer {
                 // reorder.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
                     record = returned;
+                    if !waited {
+                        self.pending().waits(token);
+                    }
                     waited = true;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Err((error, _)) => return Err(outcome::failure(&error, topic, None)),
             }
+        }
+    }
+}
+
+/// The messages of a batch that are not queued yet. If they never will be, since nobody waits any more, that is
+/// their report: one that is never reported would be taken for one that waits too long.
+struct Unsent<'p> {
+    pending: &'p Pending,
+    tokens: VecDeque<Token>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        for &token in &self.tokens {
+            self.pending.report(token, Err(SinkError::skipped()));
         }
     }
 }

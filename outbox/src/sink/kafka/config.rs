@@ -159,7 +159,7 @@ impl KafkaSinkBuilder {
 
     /// How long librdkafka tries to deliver a message before it gives it back to the runner, which
     /// sends it again. By default 5 s; a runner's lease must last at least three times as long. What could
-    /// not even be sent is given back after three quarters of this time.
+    /// not even be sent is given back after half of this time.
     #[must_use]
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
@@ -273,7 +273,7 @@ impl KafkaSinkBuilder {
                     self.client,
                     topics.clone(),
                     // Well below the time-out, with which messages are given back one by one.
-                    self.message_timeout * 3 / 4,
+                    self.message_timeout / 2,
                     self.in_flight_per_key,
                 )?)
             }
@@ -347,7 +347,9 @@ impl KafkaSinkBuilder {
             )));
         }
         // Refuses what no producer takes, before any lane has one.
-        let _: BaseProducer = self.client.create().map_err(KafkaConfigError::from)?;
+        let mut client = self.client.clone();
+        client.set("transactional.id", &ledger);
+        let _: BaseProducer = client.create().map_err(KafkaConfigError::from)?;
         let (client, patience) = (self.client.clone(), self.patience());
         Ok(ExactlyOnce::new(name, client, topics.clone(), patience))
     }

@@ -1,6 +1,7 @@
 //! What librdkafka's clients tell about their connections, and what they ask for.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -104,7 +105,10 @@ impl ClientContext for Connection {
             "nothing makes tokens; give `KafkaSasl::oauth_bearer` something that does, or set \
              `sasl.oauthbearer.method`",
         )?;
-        let token = source().map_err(|error| without_nul(&error.to_string()))?;
+        // It is called on the thread that takes the delivery reports, which must go on.
+        let token = catch_unwind(AssertUnwindSafe(|| source()))
+            .map_err(|_| "what makes tokens panicked, which is a defect of it")?
+            .map_err(|error| without_nul(&error.to_string()))?;
         let lifetime = token.expires_at.duration_since(SystemTime::UNIX_EPOCH);
         Ok(OAuthToken {
             token: token.token,

@@ -6,6 +6,7 @@
 mod at_least_once;
 mod config;
 mod connection;
+mod elsewhere;
 mod exactly_once;
 mod outcome;
 mod patience;
@@ -102,7 +103,6 @@ impl Sink for KafkaSink {
                 return Delivery::ready(vec![Err(SinkError::fatal(error)); batch.len()]);
             }
         };
-        self.topics.prepare(batch).await;
         guarantee.send(batch, deadline).await
     }
 

@@ -22,10 +22,27 @@ struct Batches {
 
 struct Batch {
     outcomes: Vec<Outcome>,
+    reported: Vec<bool>,
     missing: usize,
-    /// When a message of it was last queued or reported.
-    progress: Instant,
+    /// The first message that has no report.
+    oldest: usize,
+    /// From which message on they were queued when, in order.
+    queued: Vec<(usize, Instant)>,
+    /// The message that waits for room. From it on, nothing is queued.
+    waiting: Option<usize>,
     done: oneshot::Sender<Vec<Outcome>>,
+}
+
+impl Batch {
+    /// How long the oldest message has been queued that has no report.
+    fn age(&self) -> Duration {
+        if self.waiting.is_some_and(|waiting| waiting <= self.oldest) {
+            return Duration::ZERO;
+        }
+        let since = self.queued.iter().rev();
+        let mut since = since.filter(|(first, _)| *first <= self.oldest);
+        since.next().map_or(Duration::ZERO, |(_, at)| at.elapsed())
+    }
 }
 
 /// Which message of which batch a delivery report is about.
@@ -65,8 +82,11 @@ impl Pending {
         let unknown = SinkError::unavailable("there is no delivery report");
         let opened = Batch {
             outcomes: vec![Err(unknown); len],
+            reported: vec![false; len],
             missing: len,
-            progress: Instant::now(),
+            oldest: 0,
+            queued: vec![(0, Instant::now())],
+            waiting: None,
             done,
         };
         let mut batches = self.lock();
@@ -87,10 +107,16 @@ impl Pending {
         let Some(batch) = batches.open.get_mut(&token.batch) else {
             return;
         };
-        if let Some(slot) = batch.outcomes.get_mut(token.index as usize) {
+        let index = token.index as usize;
+        if let (Some(slot), Some(reported @ false)) =
+            (batch.outcomes.get_mut(index), batch.reported.get_mut(index))
+        {
             *slot = outcome;
+            *reported = true;
             batch.missing -= 1;
-            batch.progress = Instant::now();
+            while batch.reported.get(batch.oldest) == Some(&true) {
+                batch.oldest += 1;
+            }
         }
         if batch.missing == 0
             && let Some(batch) = batches.open.remove(&token.batch)
@@ -100,18 +126,26 @@ impl Pending {
         }
     }
 
-    /// Takes note that a message had to wait for room in the queue, and got it.
-    pub(super) fn queued(&self, token: Token) {
+    /// Takes note that there is no room for a message.
+    pub(super) fn waits(&self, token: Token) {
         if let Some(batch) = self.lock().open.get_mut(&token.batch) {
-            batch.progress = Instant::now();
+            batch.waiting = Some(token.index as usize);
         }
     }
 
-    /// For how long the batch that fares worst has made no progress.
-    pub(super) fn stalled(&self) -> Duration {
-        let progress = |batch: &Batch| batch.progress.elapsed();
-        let stalled = self.lock().open.values().map(progress).max();
-        stalled.unwrap_or_default()
+    /// Takes note that a message that had to wait for room is queued.
+    pub(super) fn queued(&self, token: Token) {
+        if let Some(batch) = self.lock().open.get_mut(&token.batch) {
+            batch.waiting = None;
+            batch.queued.push((token.index as usize, Instant::now()));
+        }
+    }
+
+    /// How long the oldest of all messages has been queued that have no report. What became of others of
+    /// its batch does not matter: its own time runs.
+    pub(super) fn age(&self) -> Duration {
+        let age = self.lock().open.values().map(Batch::age).max();
+        age.unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Batches> {
@@ -154,25 +188,38 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_makes_no_progress_stalls() {
+    fn what_is_reported_of_a_batch_makes_the_rest_no_younger() {
         const SOME: Duration = Duration::from_millis(20);
         let pending = Pending::default();
-        assert_eq!(pending.stalled(), Duration::ZERO, "there is none");
+        assert_eq!(pending.age(), Duration::ZERO, "there is none");
         let (tokens, _outcomes) = pending.open(3);
         let tokens = tokens.collect::<Vec<_>>();
-        let steps: [fn(&Pending, Token); 2] = [Pending::queued, |pending, token| {
-            pending.report(token, Ok(()))
-        }];
-        for (step, token) in steps.into_iter().zip(&tokens) {
-            std::thread::sleep(SOME);
-            assert!(pending.stalled() >= SOME);
-            let begin = Instant::now();
-            step(&pending, *token);
-            assert!(pending.stalled() <= begin.elapsed());
-        }
+        std::thread::sleep(SOME);
+        pending.report(tokens[1], Ok(()));
+        assert!(pending.age() >= SOME, "the first has no report");
+
+        let begin = Instant::now();
+        pending.waits(tokens[2]);
         pending.report(tokens[0], Ok(()));
+        assert_eq!(pending.age(), Duration::ZERO, "the last is not queued");
+        pending.queued(tokens[2]);
+        assert!(pending.age() <= begin.elapsed());
+        std::thread::sleep(SOME);
+        assert!(pending.age() >= SOME);
         pending.report(tokens[2], Ok(()));
-        assert_eq!(pending.stalled(), Duration::ZERO, "it is done");
+        assert_eq!(pending.age(), Duration::ZERO, "it is done");
+    }
+
+    #[test]
+    fn a_second_report_of_a_message_changes_nothing() {
+        let pending = Pending::default();
+        let (tokens, mut outcomes) = pending.open(2);
+        let tokens = tokens.collect::<Vec<_>>();
+        pending.report(tokens[0], Ok(()));
+        pending.report(tokens[0], Err(SinkError::skipped()));
+        assert!(outcomes.try_recv().is_err(), "one is missing");
+        pending.report(tokens[1], Ok(()));
+        assert_eq!(outcomes.try_recv().unwrap(), [Ok(()), Ok(())]);
     }
 
     #[test]

@@ -31,15 +31,14 @@ const LOOKS: u32 = 4;
 /// librdkafka.
 pub(super) struct PolledProducer {
     producer: Arc<BaseProducer<Reports>>,
-    stop: Arc<AtomicBool>,
 }
 
 type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
 
 impl PolledProducer {
-    /// `patience`: how long messages may be queued without any progress before they are taken back. It
-    /// must be well below `message.timeout.ms`, because librdkafka times out single messages, and sends
-    /// what was queued behind them as soon as it can.
+    /// `patience`: how long messages may be queued before they are taken back. It must be well below
+    /// `message.timeout.ms`, because librdkafka times out single messages, and sends what was queued behind
+    /// them as soon as it can.
     pub(super) fn new(
         config: &ClientConfig,
         topics: Topics,
@@ -56,16 +55,16 @@ impl PolledProducer {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, reports)?);
         // It can only be set once, and it is.
         let _ = producer.context().producer.set(Arc::downgrade(&producer));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (polled, stopped) = (producer.clone(), stop.clone());
+        let polled = producer.clone();
         std::thread::Builder::new()
             .name("outbox-kafka".into())
             .spawn(move || {
                 let poll = (patience / LOOKS).clamp(Duration::from_millis(1), POLL);
-                while !stopped.load(Ordering::Relaxed) {
+                // Until nobody else has it. So it is closed here.
+                while Arc::strong_count(&polled) > 1 {
                     polled.poll(poll);
                     let reports = polled.context();
-                    if reports.pending.stalled() > patience {
+                    if reports.pending.age() > patience {
                         reports.failures.note_all();
                         // What is in flight may have arrived: its reports are waited for.
                         polled.purge(PurgeConfig::default().queue().non_blocking());
@@ -75,7 +74,7 @@ impl PolledProducer {
             .map_err(|error| {
                 KafkaConfigError::new(format!("no thread for delivery reports: {error}"))
             })?;
-        Ok(Self { producer, stop })
+        Ok(Self { producer })
     }
 
     // librdkafka gives back the record with the error.
@@ -106,12 +105,6 @@ impl PolledProducer {
     /// Takes the outcome of a message.
     pub(super) fn report(&self, token: Token, outcome: Outcome, topic: &str) {
         self.producer.context().report(token, outcome, topic);
-    }
-}
-
-impl Drop for PolledProducer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

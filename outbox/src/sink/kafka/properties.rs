@@ -203,6 +203,8 @@ pub(super) fn effect(name: &str, value: &str) -> Effect {
         }
         "acks" if !matches!(value, "all" | "-1") => Effect::Weaker,
         "enable.idempotence" if value != "true" => Effect::Weaker,
+        // Messages of a key must go to one partition.
+        "partitioner" if value == "random" => Effect::Weaker,
         _ => Effect::Harmless,
     }
 }

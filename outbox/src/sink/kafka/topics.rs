@@ -1,8 +1,8 @@
 //! What is known of the topics: which have been made, and how many partitions they have.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -13,6 +13,7 @@ use rdkafka::metadata::Metadata;
 
 use super::super::{SinkError, SinkErrorKind};
 use super::connection::Connection;
+use super::elsewhere::Elsewhere;
 use super::patience::{Patience, wait_for};
 use crate::store::StoredMessage;
 
@@ -21,6 +22,9 @@ const WATCHED: usize = 256;
 
 /// rdkafka's client for administration does not hear that librdkafka wants a token.
 pub(super) const NO_TOKENS: &str = "topics can't be made with tokens by `KafkaSasl::oauth_bearer`";
+
+/// For so long a topic that could not be made is not tried to be made again.
+const NOT_AGAIN: Duration = Duration::from_secs(10);
 
 /// How topics are made that do not exist.
 #[derive(Clone, Copy, Debug)]
@@ -61,12 +65,13 @@ struct Inner {
     connection: Connection,
     patience: Duration,
     new: Option<NewTopics>,
-    /// Those that are there for certain; only kept if topics are made.
-    made: Mutex<HashSet<String>>,
+    /// Until when each need not be made: those that are there for ever, those that can't be made for a
+    /// while. Only kept if topics are made.
+    made: Mutex<HashMap<String, Option<Instant>>>,
     /// How many partitions each has, as far as it is known.
     partitions: Mutex<BTreeMap<String, Option<usize>>>,
     /// Asks, and has a connection of its own. From the first look on.
-    probe: Mutex<Option<BaseConsumer<Connection>>>,
+    probe: Mutex<Option<Elsewhere<BaseConsumer<Connection>>>>,
 }
 
 impl Topics {
@@ -107,8 +112,12 @@ impl Topics {
             if partitions.len() < WATCHED && !partitions.contains_key(topic) {
                 partitions.insert(topic.to_owned(), None);
             }
-            if self.0.new.is_some() && !lock(&self.0.made).contains(topic) {
-                maybe_missing.push(topic);
+            if self.0.new.is_some() {
+                let until = lock(&self.0.made).get(topic).copied();
+                let known = until.is_some_and(|until| until.is_none_or(|at| Instant::now() < at));
+                if !known {
+                    maybe_missing.push(topic);
+                }
             }
         }
         maybe_missing.sort_unstable();
@@ -127,27 +136,37 @@ impl Topics {
             Ok(admin) => admin.create_topics(&topics, &self.options()).await,
             Err(error) => Err(error),
         };
-        for outcome in made.unwrap_or_else(|error| {
+        // Until its turn comes again, the messages tell.
+        let again = Some(Instant::now() + NOT_AGAIN);
+        let outcomes = made.unwrap_or_else(|error| {
             tracing::warn!("topics can't be made: {error}");
+            let mut made = lock(&self.0.made);
+            made.extend(names.iter().map(|&name| (name.to_owned(), again)));
             Vec::new()
-        }) {
-            match outcome {
+        });
+        for outcome in outcomes {
+            let (topic, until) = match outcome {
                 Ok(topic) => {
                     tracing::info!(topic, partitions = new.partitions, "a topic was made");
-                    lock(&self.0.made).insert(topic);
+                    (topic, None)
                 }
-                Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => {
-                    lock(&self.0.made).insert(topic);
+                Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => (topic, None),
+                Err((topic, code)) => {
+                    tracing::warn!(topic, "a topic can't be made: {code}");
+                    (topic, again)
                 }
-                Err((topic, code)) => tracing::warn!(topic, "a topic can't be made: {code}"),
-            }
+            };
+            lock(&self.0.made).insert(topic, until);
         }
     }
 
     /// A message of this topic was not delivered. If that is because of the topic, it may have been deleted.
     pub(super) fn note(&self, topic: &str, error: &SinkError) {
         if error.kind() == SinkErrorKind::TopicUnavailable {
-            lock(&self.0.made).remove(topic);
+            let mut made = lock(&self.0.made);
+            if made.get(topic) == Some(&None) {
+                made.remove(topic);
+            }
         }
     }
 
@@ -189,8 +208,9 @@ impl Topics {
         }
     }
 
-    fn admin(&self) -> Result<AdminClient<Connection>, KafkaError> {
-        AdminClient::from_config_and_context(&self.0.config, self.0.connection.clone())
+    fn admin(&self) -> Result<Elsewhere<AdminClient<Connection>>, KafkaError> {
+        let (config, connection) = (&self.0.config, self.0.connection.clone());
+        AdminClient::from_config_and_context(config, connection).map(Elsewhere::new)
     }
 
     fn options(&self) -> AdminOptions {
@@ -253,9 +273,10 @@ impl Topics {
         }
     }
 
-    fn new_probe(&self) -> Result<BaseConsumer<Connection>, SinkError> {
+    fn new_probe(&self) -> Result<Elsewhere<BaseConsumer<Connection>>, SinkError> {
         let (config, connection) = (&self.0.config, self.0.connection.clone());
         BaseConsumer::from_config_and_context(config, connection)
+            .map(Elsewhere::new)
             .map_err(|error| SinkError::fatal(error.to_string()))
     }
 
@@ -272,16 +293,6 @@ impl Topics {
                 "the number of partitions has changed: messages of a key now go to another partition \
                  than those before, and consumers may see them out of order"
             );
-        }
-    }
-}
-
-/// librdkafka waits for its threads, which an async task must not.
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let probe = self.probe.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(probe) = probe.take() {
-            std::thread::spawn(move || drop(probe));
         }
     }
 }

@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::super::super::{Outcome, SinkError, SinkErrorKind};
 use super::super::connection::Connection;
+use super::super::elsewhere::Elsewhere;
 use super::super::patience::Patience;
 use super::super::{outcome, record};
 use super::ledger::LedgerRecord;
@@ -25,7 +26,7 @@ const LEAST: Duration = Duration::from_millis(100);
 
 /// A producer with the transactional id of a lane.
 pub(super) struct LaneProducer {
-    producer: BaseProducer<Reports>,
+    producer: Elsewhere<BaseProducer<Reports>>,
     /// One transaction at a time.
     busy: Mutex<()>,
 }
@@ -50,6 +51,7 @@ impl LaneProducer {
             open: Mutex::default(),
         };
         let producer = BaseProducer::from_config_and_context(&config, reports)
+            .map(Elsewhere::new)
             .map_err(|error| SinkError::fatal(format!("no producer: {error}")))?;
         // For the token, if librdkafka wants one.
         producer.poll(Duration::ZERO);

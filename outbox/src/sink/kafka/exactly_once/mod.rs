@@ -165,9 +165,6 @@ impl Transactions for ExactlyOnce {
     }
 
     fn let_go(&self, lane: i16) {
-        if let Some(producer) = self.shared.lanes().remove(&lane) {
-            // Closing it may wait for the cluster.
-            tokio::task::spawn_blocking(move || drop(producer));
-        }
+        self.shared.lanes().remove(&lane);
     }
 }
