@@ -392,6 +392,35 @@ fn a_runner_does_what_the_operator_says() -> Result<()> {
     Ok(())
 }
 
+/// What a runner may be sending at this moment can't be given up: those behind it would be passed.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn what_may_be_on_its_way_is_not_skipped() -> Result<()> {
+    let database = Postgres::create()?;
+    park(&database)?;
+    let due = "UPDATE outbox_parked SET next_attempt_at = clock_timestamp(), attempts = 1 \
+        WHERE id = (SELECT min(id) FROM outbox_parked)";
+    database.plain_sql(due)?;
+    let id = database.counts("SELECT min(id) AS count FROM outbox_parked")?[0].to_string();
+    let skip = || {
+        end(on(
+            database.url(),
+            ["parked", "skip", &id, "--reason", "a test", "--yes"],
+        ))
+    };
+    database.plain_sql(
+        "UPDATE outbox_lanes SET owner = gen_random_uuid(), expires_at = clock_timestamp() + interval '1 hour'",
+    )?;
+    let text = skip()?.failure(1)?;
+    assert!(text.contains("may be trying it at this moment"), "{text}");
+    // Paused for long, or without a runner, it is not on its way.
+    let paused = "INSERT INTO outbox_paused VALUES ('*', clock_timestamp() - interval '2 minutes')";
+    database.plain_sql(paused)?;
+    skip()?.success()?;
+    assert_eq!(database.dead_letters()?, 1);
+    Ok(())
+}
+
 /// Operators need no more than their role.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
