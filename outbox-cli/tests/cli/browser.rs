@@ -37,7 +37,7 @@ fn hostile_names_are_shown_as_they_are() -> Result<()> {
         .output()?;
     let shown = String::from_utf8(output.stdout)?;
     for expected in [
-        "<td data-title=\"Topic\">&lt;img src=x onerror=alert(1)&gt;</td>",
+        "<td data-title=\"Topic\" role=\"cell\">&lt;img src=x onerror=alert(1)&gt;</td>",
         "&lt;script&gt;document.title = \"hacked\"&lt;/script&gt;",
         "<title>Outbox</title>",
         "night-shift",
