@@ -2,8 +2,12 @@
 
 use std::io::IsTerminal as _;
 
+use opentelemetry_sdk::trace::Tracer;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, filter, fmt, registry};
 
 use crate::settings::{LOG_FORMAT, LOG_LEVEL, Settings, one_of};
 
@@ -33,15 +37,25 @@ impl Log {
         }
     }
 
-    /// Begins to log.
-    pub(crate) fn start(self) {
-        let log = fmt()
-            .with_max_level(self.level)
+    /// Begins to log, and hands the runner's spans to the tracer.
+    pub(crate) fn start(self, tracer: Option<Tracer>) {
+        let log = fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal());
-        match self.json {
-            true => log.json().init(),
-            false => log.init(),
-        }
+        let log = match self.json {
+            true => log.json().with_filter(self.level).boxed(),
+            false => log.with_filter(self.level).boxed(),
+        };
+        let traced = filter::filter_fn(|what| {
+            let is_ours = what.target().starts_with("outbox");
+            // One span that lasts as long as the program would make a trace that never ends.
+            is_ours && *what.level() <= Level::DEBUG && what.name() != "outbox"
+        })
+        .with_max_level_hint(LevelFilter::DEBUG);
+        let traces = tracer.map(|tracer| {
+            let layer = tracing_opentelemetry::layer().with_tracer(tracer);
+            layer.with_filter(traced)
+        });
+        registry().with(log).with(traces).init();
     }
 }

@@ -6,6 +6,7 @@ mod by;
 mod database;
 mod doctor;
 mod failure;
+mod http;
 mod log;
 mod migrate;
 mod parked;
@@ -16,6 +17,7 @@ mod send;
 mod settings;
 mod show;
 mod status;
+mod telemetry;
 mod tls;
 
 use std::process::ExitCode;

@@ -2,11 +2,13 @@
 
 use std::str::FromStr;
 
+use opentelemetry::metrics::Meter;
 use outbox::runner::{Completion, OnRejection, RunError, Runner, RunnerBuilder};
 use outbox::sink::KafkaSink;
 use outbox::store::{PostgresStore, StoreErrorKind};
 
 use crate::failure::Failure;
+use crate::http::Http;
 use crate::log::Log;
 use crate::settings::{
     ATTEMPTS, BATCH_SIZE, COMPLETION, DEAD_LETTER_TOPIC, DELIVERY, GRACE, LEASE, LISTEN_URL,
@@ -14,6 +16,7 @@ use crate::settings::{
     POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, TOPICS, duration,
     number, one_of,
 };
+use crate::telemetry::Telemetry;
 use crate::{Database, brokers, database};
 
 type Builder = RunnerBuilder<PostgresStore, KafkaSink>;
@@ -21,14 +24,33 @@ type Builder = RunnerBuilder<PostgresStore, KafkaSink>;
 /// Runs until a signal.
 pub(crate) async fn run(flags: &RunnerFlags) -> Result<(), Failure> {
     let mut settings = Settings::gather(flags);
-    Log::from_settings(&mut settings).start();
-    let runner = runner(&mut settings);
-    let runner = settings.verdict(runner)?;
-    runner.run_until_signal().await.map(drop).map_err(failure)
+    let telemetry = Telemetry::from_settings(&mut settings);
+    let tracer = telemetry.as_ref().and_then(Telemetry::tracer);
+    Log::from_settings(&mut settings).start(tracer);
+    let http = Http::from_settings(&mut settings);
+    let meter = telemetry.as_ref().map(Telemetry::meter);
+    let runner = runner(&mut settings, meter);
+    let operator = Database::from_settings(&mut settings);
+    let (runner, operator) = settings.verdict(runner.zip(operator))?;
+    let mut server = tokio::task::JoinSet::new();
+    if let (Some(http), Some(telemetry)) = (http, &telemetry) {
+        let (health, registry) = (runner.health(), telemetry.registry.clone());
+        server.spawn(http.serve(health, operator.operator()?, registry).await?);
+    }
+    let result = runner.run_until_signal().await.map(drop).map_err(failure);
+    // Probes are answered until the runner has stopped.
+    drop(server);
+    if let Some(telemetry) = telemetry {
+        telemetry.end().await;
+    }
+    result
 }
 
 /// The runner, or `None` if the settings make none: they know why.
-pub(crate) fn runner(settings: &mut Settings) -> Option<Runner<PostgresStore, KafkaSink>> {
+pub(crate) fn runner(
+    settings: &mut Settings,
+    meter: Option<Meter>,
+) -> Option<Runner<PostgresStore, KafkaSink>> {
     let store = store(settings);
     let sink = sink(settings);
     let steps = steps(settings);
@@ -36,7 +58,10 @@ pub(crate) fn runner(settings: &mut Settings) -> Option<Runner<PostgresStore, Ka
     let (Some(store), Some(sink), true) = (store, sink, settings.is_valid()) else {
         return None;
     };
-    let builder = Runner::builder(store, sink);
+    let mut builder = Runner::builder(store, sink);
+    if let Some(meter) = meter {
+        builder = builder.meter(meter);
+    }
     let built = steps
         .into_iter()
         .fold(builder, |builder, step| step(builder));

@@ -86,7 +86,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     let mut settings = Settings::gather(&args.settings);
     // What only a runner finds out: whether the settings fit together.
     if settings.has(&BROKERS) {
-        drop(run::runner(&mut settings));
+        drop(run::runner(&mut settings, None));
     }
     let database = Database::from_settings(&mut settings);
     let database = settings.verdict(database)?;

@@ -182,6 +182,37 @@ pub(crate) const RETENTION: Setting = Setting::new(
     "With --completion archive: how long they are kept",
 );
 
+pub(crate) const HTTP: Setting = Setting::new(
+    "http",
+    "ADDRESS",
+    "Serve probes (/livez, /readyz), metrics for Prometheus (/metrics) and a status page (/): at a port of \
+     this machine alone, as 9090, or at an address, as 0.0.0.0:9090",
+);
+
+pub(crate) const HTTP_TOKEN: Setting = Setting::new(
+    "http-token",
+    "TOKEN",
+    "Who has it may see the status page, and change things there. Everybody on the machine sees flags: it \
+     belongs into OUTBOX_HTTP_TOKEN or a file",
+)
+.secret();
+
+pub(crate) const HTTP_TOKEN_FILE: Setting =
+    Setting::new("http-token-file", "FILE", "A file that holds the token");
+
+pub(crate) const HTTP_ACCESS: Setting = Setting::new(
+    "http-access",
+    "WHAT",
+    "What can be done on the status page: read, or operate, which needs a token [default: operate with a \
+     token, else read]",
+);
+
+pub(crate) const OTLP: Setting = Setting::new(
+    "otlp",
+    "URL",
+    "Push metrics and traces to a collector of OpenTelemetry, by OTLP over HTTP, as http://localhost:4318",
+);
+
 pub(crate) const LOG_LEVEL: Setting = Setting::new(
     "log-level",
     "LEVEL",
@@ -216,6 +247,11 @@ pub(crate) const OF_RUNNER: &[&Setting] = &[
     &LISTEN_URL,
     &MAX_CONNECTIONS,
     &RUNNER_NAME,
+    &HTTP,
+    &HTTP_TOKEN,
+    &HTTP_TOKEN_FILE,
+    &HTTP_ACCESS,
+    &OTLP,
     &LOG_LEVEL,
     &LOG_FORMAT,
 ];

@@ -1,9 +1,12 @@
 //! The program, from outside.
 
+mod browser;
 mod doctor;
+mod http;
 mod migrate;
 mod operator;
 mod program;
+mod request;
 mod run;
 mod send;
 mod settings;
