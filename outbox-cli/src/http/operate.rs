@@ -100,6 +100,11 @@ fn note(by: Option<String>, reason: Option<String>) -> Note {
 fn done(done: Result<Done, StoreError>) -> Result<&'static str, (StatusCode, String)> {
     match done.map_err(failed)? {
         Done::Yes => Ok("done\n"),
+        Done::OnItsWay => Err((
+            StatusCode::CONFLICT,
+            "a runner may be trying it at this moment; skip it when it was refused once more"
+                .to_owned(),
+        )),
         Done::Behind(first) => Err((
             StatusCode::CONFLICT,
             format!(
