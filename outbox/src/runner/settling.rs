@@ -255,8 +255,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         self.refuse(stored, reason, 1);
         let Runner { store, id, .. } = self.runner;
         let bury = || {
-            let bury = store.bury(id, &batch.leases, stored.position, reason);
-            self.runner.ask(bury)
+            let leases = self.tracker.own(&batch.leases);
+            async move {
+                let bury = store.bury(id, &leases, stored.position, reason);
+                self.runner.ask(bury).await
+            }
         };
         let held = self.insist(bury).await?;
         self.notice_lost(&batch.leases, &held);
@@ -280,7 +283,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             self.tracker.hold_parked(stored.position.lane, key);
         }
         let parked = [parking];
-        self.insist(|| self.park(&batch.leases, &parked)).await?;
+        let park = || async {
+            let leases = self.tracker.own(&batch.leases);
+            self.park(&leases, &parked).await
+        };
+        self.insist(park).await?;
         self.runner.events.emit(|| RunnerEvent::Parked {
             message: MessageInfo::from(stored),
             retry_in: parked[0].refusal.as_ref().and_then(|r| r.retry_in),
@@ -339,7 +346,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             ..
         } = self.runner;
         let archive = settings.completion.archives();
-        let unpark = store.unpark(id, &batch.leases, position, archive);
+        let leases = self.tracker.own(&batch.leases);
+        let unpark = store.unpark(id, &leases, position, archive);
         let held = self.runner.ask(unpark).await?;
         self.notice_lost(&batch.leases, &held);
         Ok(())
@@ -348,7 +356,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     async fn refuse_again(&self, batch: &Batch, parking: &Parking) -> Result<(), StoreError> {
         let Runner { store, id, .. } = self.runner;
         if let Some(refusal) = &parking.refusal {
-            let refuse = store.refuse_again(id, &batch.leases, parking.position, refusal);
+            let leases = self.tracker.own(&batch.leases);
+            let refuse = store.refuse_again(id, &leases, parking.position, refusal);
             let held = self.runner.ask(refuse).await?;
             self.notice_lost(&batch.leases, &held);
         }
@@ -365,10 +374,12 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
         let runner = self.runner;
         let archive = runner.settings.completion.archives();
-        let leases = &batch.leases;
-        let settle = || {
-            let settle = runner.store.settle(&runner.id, leases, delivered, archive);
-            runner.ask(settle)
+        let settle = || async {
+            // One that was lost may have been renewed since, if nobody took the lane. What was settled by it
+            // now would leave a gap: it comes again, with what was not settled before it.
+            let leases = self.tracker.own(&batch.leases);
+            let settle = runner.store.settle(&runner.id, &leases, delivered, archive);
+            runner.ask(settle).await
         };
         let held = self.insist(settle).await?;
         self.notice_lost(&batch.leases, &held);

@@ -150,6 +150,16 @@ impl Tracker {
         own.map(|lane| lane.lease).collect()
     }
 
+    /// Those of these leases that were not lost since.
+    pub(super) fn own(&self, leases: &[Lease]) -> Vec<Lease> {
+        let state = self.lock();
+        let own = |lease: &&Lease| {
+            let lane = state.lanes.get(&lease.lane);
+            lane.is_some_and(|lane| lane.is_own() && lane.lease == **lease)
+        };
+        leases.iter().filter(own).copied().collect()
+    }
+
     /// Whether a lane is read.
     pub(super) fn serves(&self, lane: i16) -> bool {
         let state = self.lock();
@@ -645,6 +655,24 @@ mod tests {
         let (leases, exclude) = tracker.begin_read();
         let visible = messages.iter().filter(|m| !exclude.contains(&m.position));
         tracker.admit(&leases, visible.cloned().collect()).unwrap()
+    }
+
+    /// Although nobody took it, and the lease was renewed with its epoch.
+    #[test]
+    fn what_was_read_before_a_lane_was_lost_is_not_settled_after_it() {
+        let tracker = tracker();
+        let first = read(&tracker, &[stored(1, "a")]);
+        let second = read(&tracker, &[stored(2, "a")]);
+        assert_eq!(tracker.own(&second.leases), [LEASE]);
+        assert_eq!(tracker.lose(&[LEASE]), [LEASE]);
+        assert_eq!(tracker.lose(&[LEASE]), [], "it is known");
+        tracker.serve(&[LEASE], &[]);
+        assert_eq!(tracker.own(&second.leases), []);
+        tracker.finish(first.number, &first.to_send);
+        assert_eq!(tracker.own(&second.leases), []);
+        tracker.finish(second.number, &second.to_send);
+        tracker.serve(&[LEASE], &[]);
+        assert_eq!(tracker.own(&[LEASE]), [LEASE], "nothing is in flight");
     }
 
     /// While it waits for the sink to take the batch before, something may fail.
