@@ -150,6 +150,32 @@ fn documented() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+/// The alerts are about metrics that exist, and the dashboard shows all of them.
+#[test]
+fn alerts_and_dashboard_are_about_what_is_measured() {
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours =
+            |word: &&str| word.starts_with("outbox_") || word.starts_with("messaging_client_");
+        let words = words
+            .filter(ours)
+            .map(|word| word.trim_end_matches("_bucket"));
+        words.map(str::to_owned).collect()
+    };
+    let documented = documented();
+    let dashboard = include_str!("../../../packaging/grafana/outbox.json");
+    assert_eq!(names(dashboard), documented);
+    assert!(serde_json::from_str::<Value>(dashboard).is_ok());
+    let alerts = names(include_str!("../../../packaging/prometheus/alerts.yaml"));
+    assert!(alerts.is_subset(&documented), "{alerts:?}");
+    // What the manual recommends to alert on, there is an alert for.
+    let page = include_str!("../../../outbox/src/manual/metrics.md");
+    let (_, recommended) = page.split_once("## What to alert on").unwrap_or_default();
+    let recommended: BTreeSet<_> = names(recommended);
+    assert!(!recommended.is_empty());
+    assert_eq!(recommended, alerts);
+}
+
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn what_was_delivered_is_measured_and_shown() -> Result<()> {
