@@ -9,7 +9,7 @@ use anyhow::Result;
 use outbox_test_servers::kafka;
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 11] = [
+const FEATURES: [&str; 12] = [
     "",
     "async",
     "postgres",
@@ -21,6 +21,7 @@ const FEATURES: [&str; 11] = [
     "metrics",
     "testing",
     "postgres,trace",
+    "runner,trace",
 ];
 
 #[derive(Debug, clap::Args)]

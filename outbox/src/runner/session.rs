@@ -202,6 +202,8 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         let deadline = *self.lock_until() - sink.delivery_timeout();
         let _one_at_a_time = self.sending.lock().await;
         let span = tracing::debug_span!("send", messages = messages.len());
+        #[cfg(feature = "trace")]
+        super::links::link(&span, messages);
         let sent = match sink.transactions() {
             None => {
                 let send = sink.send(messages, deadline).instrument(span);
