@@ -17,6 +17,7 @@ mod send;
 mod settings;
 mod show;
 mod status;
+mod supervisor;
 mod telemetry;
 mod tls;
 

@@ -17,7 +17,7 @@ use crate::settings::{
     number, one_of,
 };
 use crate::telemetry::Telemetry;
-use crate::{Database, brokers, database};
+use crate::{Database, brokers, database, supervisor};
 
 type Builder = RunnerBuilder<PostgresStore, KafkaSink>;
 
@@ -32,14 +32,16 @@ pub(crate) async fn run(flags: &RunnerFlags) -> Result<(), Failure> {
     let runner = runner(&mut settings, meter);
     let operator = Database::from_settings(&mut settings);
     let (runner, operator) = settings.verdict(runner.zip(operator))?;
-    let mut server = tokio::task::JoinSet::new();
+    let mut beside = tokio::task::JoinSet::new();
+    beside.spawn(supervisor::keep_informed(runner.health()));
     if let (Some(http), Some(telemetry)) = (http, &telemetry) {
         let (health, registry) = (runner.health(), telemetry.registry.clone());
-        server.spawn(http.serve(health, operator.operator()?, registry).await?);
+        beside.spawn(http.serve(health, operator.operator()?, registry).await?);
     }
     let result = runner.run_until_signal().await.map(drop).map_err(failure);
     // Probes are answered until the runner has stopped.
-    drop(server);
+    drop(beside);
+    supervisor::stopping();
     if let Some(telemetry) = telemetry {
         telemetry.end().await;
     }

@@ -197,7 +197,9 @@ pub trait OutboxEvent {
     /// # }
     /// ```
     ///
-    /// The event is encoded when `publish` is called, not when the future is polled.
+    /// The event is encoded when `publish` is called, not when the future is polled. With the feature
+    /// `trace` the message then also gets OpenTelemetry's current context as the headers `traceparent` and
+    /// `tracestate`, unless it has a `traceparent` of its own.
     ///
     /// # Errors
     ///

@@ -34,6 +34,8 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod topic;
+#[cfg_attr(not(feature = "trace"), path = "no_trace.rs")]
+mod trace;
 
 #[cfg(feature = "migrations")]
 pub mod migrations;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use outbox_test_servers::kafka;
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 10] = [
+const FEATURES: [&str; 12] = [
     "",
     "async",
     "postgres",
@@ -20,6 +20,8 @@ const FEATURES: [&str; 10] = [
     "postgres,kafka",
     "metrics",
     "testing",
+    "postgres,trace",
+    "runner,trace",
 ];
 
 #[derive(Debug, clap::Args)]

@@ -14,6 +14,7 @@ use outbox_tests::proxy::{Fault, Proxy};
 use outbox_tests::servers::process::Signal;
 use outbox_tests::topic::Kafka;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::program::{Running, end, outbox, wait};
 use crate::request::{Answer, Request};
@@ -148,6 +149,32 @@ fn documented() -> BTreeSet<String> {
         .filter(|row| row.starts_with("| `") && row.matches('|').count() == 6);
     let names = rows.filter_map(|row| row.split('`').nth(3));
     names.map(str::to_owned).collect()
+}
+
+/// The alerts are about metrics that exist, and the dashboard shows all of them.
+#[test]
+fn alerts_and_dashboard_are_about_what_is_measured() {
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours =
+            |word: &&str| word.starts_with("outbox_") || word.starts_with("messaging_client_");
+        let words = words
+            .filter(ours)
+            .map(|word| word.trim_end_matches("_bucket"));
+        words.map(str::to_owned).collect()
+    };
+    let documented = documented();
+    let dashboard = include_str!("../../../packaging/grafana/outbox.json");
+    assert_eq!(names(dashboard), documented);
+    assert!(serde_json::from_str::<Value>(dashboard).is_ok());
+    let alerts = names(include_str!("../../../packaging/prometheus/alerts.yaml"));
+    assert!(alerts.is_subset(&documented), "{alerts:?}");
+    // What the manual recommends to alert on, there is an alert for.
+    let page = include_str!("../../../outbox/src/manual/metrics.md");
+    let (_, recommended) = page.split_once("## What to alert on").unwrap_or_default();
+    let recommended: BTreeSet<_> = names(recommended);
+    assert!(!recommended.is_empty());
+    assert_eq!(recommended, alerts);
 }
 
 #[test]
@@ -402,6 +429,41 @@ fn what_is_hostile_stays_text() -> Result<()> {
     Ok(())
 }
 
+/// What it does besides needs no more rights than the runner has; what operators do needs theirs.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn the_runners_role_is_enough_to_measure_and_to_show() -> Result<()> {
+    let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
+    park(&database, "orders")?;
+    database.plain_sql(outbox::migrations::POSTGRES_GRANTS)?;
+    let role = format!("runner_{}", Uuid::new_v4().simple());
+    database.plain_sql(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT outbox_runner TO {role}"
+    ))?;
+    let (_, place) = database.url().split_once('@').context("a user")?;
+    let served = Served::start(
+        &format!("postgres://{role}@{place}"),
+        kafka.bootstrap(),
+        |command| {
+            command.env("OUTBOX_HTTP_TOKEN", TOKEN);
+        },
+    )?;
+    wait(|| {
+        let text = served.get("/metrics")?.body;
+        Ok(text.contains("\noutbox_parked_keys 2\n").then_some(()))
+    })?;
+    let answer = served.send(&Request::get("/status.json").token(TOKEN))?;
+    assert_eq!(answer.code, 200, "{answer:?}");
+    let answer = served.operate(&json!({"action": "retry", "id": 1}))?;
+    assert_eq!(answer.code, 422, "{answer:?}");
+    assert!(
+        answer.body.contains("grant the role `outbox_operator`"),
+        "{answer:?}"
+    );
+    served.end()?;
+    Ok(())
+}
+
 fn refused(more: impl FnOnce(&mut Command)) -> Result<String> {
     let mut command = outbox(["run", "--brokers", "127.0.0.1:1"]);
     command.env("DATABASE_URL", "postgres://shop@127.0.0.1:1/shop");
@@ -499,6 +561,10 @@ fn an_address_that_is_taken_is_told() -> Result<()> {
 /// Paths, and what was sent there.
 type Pushed = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A collector that takes everything, and remembers where it came in.
 fn collector() -> Result<(String, Pushed)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -543,8 +609,11 @@ fn metrics_and_traces_are_pushed_at_the_latest_at_the_end() -> Result<()> {
     let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
     let topic = kafka.create_topic(1)?;
     let (url, seen) = collector()?;
+    // As `publish` writes it, in letters so that it is found as it is.
+    let parent = format!("00-{}-{}-01", hex(b"trace-0123456789"), hex(b"span-789"));
     database.plain_sql(&format!(
-        "INSERT INTO outbox (topic) VALUES ('{}')",
+        "INSERT INTO outbox (topic, headers) \
+            VALUES ('{}', '[{{\"key\": \"traceparent\", \"value\": \"{parent}\"}}]')",
         topic.name()
     ))?;
     let mut command = outbox(["run", "--poll-interval", "50ms", "--otlp", &url]);
@@ -568,7 +637,7 @@ fn metrics_and_traces_are_pushed_at_the_latest_at_the_end() -> Result<()> {
     );
     assert!(has("/v1/metrics", topic.name()));
     assert!(has("/v1/traces", "settle"), "{}", running.log()?);
-    assert!(!has("/v1/traces", "runner="));
+    assert!(has("/v1/traces", "trace-0123456789") && has("/v1/traces", "span-789"));
     Ok(())
 }
 

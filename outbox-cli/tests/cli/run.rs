@@ -1,9 +1,11 @@
 //! `outbox run`.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::proxy::{Fault, Proxy};
 use outbox_tests::servers::process::Signal;
@@ -84,6 +86,41 @@ fn some_topics_alone_are_published() -> Result<()> {
     assert_eq!(running.ended()?.code(), Some(0));
     assert_eq!(database.counts("SELECT count(*) FROM outbox")?, [1]);
     assert_eq!(topics[0].read_committed()?.len(), 0);
+    Ok(())
+}
+
+/// It is started for systemd although its servers are away, and says so.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn systemd_is_told() -> Result<()> {
+    let (database, kafka) = (Postgres::create()?, Kafka::in_process()?);
+    let proxy = Proxy::to(SocketAddr::from(([127, 0, 0, 1], database.port()?)))?;
+    proxy.set(Fault::Down);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let hear = |expected: &str| -> Result<()> {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 4_096];
+        while !heard.iter().any(|text: &String| text.starts_with(expected)) {
+            let length = socket
+                .recv(&mut buffer)
+                .with_context(|| format!("{expected}: {heard:?}"))?;
+            heard.push(String::from_utf8(buffer[..length].to_vec())?);
+        }
+        Ok(())
+    };
+    let mut command = runner(&database.url_via(proxy.address())?, kafka.bootstrap());
+    command.env("NOTIFY_SOCKET", &path);
+    let mut running = Running::start(command)?;
+    hear("READY=1")?;
+    hear("STATUS=the store: ")?;
+    proxy.set(Fault::None);
+    hear("STATUS=ready")?;
+    running.signal(Signal::TERM)?;
+    hear("STOPPING=1")?;
+    assert_eq!(running.ended()?.code(), Some(0));
     Ok(())
 }
 

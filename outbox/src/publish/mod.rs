@@ -13,7 +13,7 @@ use diesel::connection::TransactionManagerStatus;
 use diesel::query_builder::{QueryFragment, QueryId};
 use uuid::Uuid;
 
-use crate::{Error, Message, OutboxEvent};
+use crate::{Error, Message, OutboxEvent, trace};
 
 pub use self::blocking::Blocking;
 #[cfg(feature = "async")]
@@ -100,7 +100,7 @@ where
     match event.message() {
         Ok(message) => {
             let id = message.id();
-            conn.insert(Ok(vec![message]), id)
+            conn.insert(Ok(vec![trace::carry(message)]), id)
         }
         Err(error) => conn.insert(Err(error), Uuid::nil()),
     }
@@ -134,7 +134,7 @@ where
 {
     let messages = events
         .into_iter()
-        .map(|event| event.message())
+        .map(|event| event.message().map(trace::carry))
         .collect::<Result<Vec<_>, _>>();
     let ids = messages
         .iter()

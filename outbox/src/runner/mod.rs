@@ -10,6 +10,8 @@ mod builder;
 mod event;
 mod health;
 mod leasing;
+#[cfg(feature = "trace")]
+mod links;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
 mod quota;

@@ -220,6 +220,8 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         let sink = &self.runner.sink;
         let deadline = *self.lock_until() - sink.delivery_timeout();
         let span = tracing::debug_span!("send", messages = messages.len());
+        #[cfg(feature = "trace")]
+        super::links::link(&span, messages);
         let sent = match sink.transactions() {
             None => {
                 let send = sink.send(messages, deadline).instrument(span);

@@ -1,0 +1,34 @@
+//! The trace in which a message is published goes along with it, in the headers that W3C Trace Context
+//! names: so what a consumer does can be seen as a part of it.
+
+use opentelemetry::Context;
+use opentelemetry::trace::TraceContextExt as _;
+
+use crate::Message;
+
+const PARENT: &str = "traceparent";
+const STATE: &str = "tracestate";
+
+/// The message with the current context, unless it has one already, or there is none.
+pub(crate) fn carry(message: Message) -> Message {
+    if message.headers().first(PARENT).is_some() {
+        return message;
+    }
+    let context = Context::current();
+    let span = context.span();
+    let span = span.span_context();
+    if !span.is_valid() {
+        return message;
+    }
+    let parent = format!(
+        "00-{}-{}-{:02x}",
+        span.trace_id(),
+        span.span_id(),
+        span.trace_flags()
+    );
+    let message = message.with_header(PARENT, parent);
+    match span.trace_state().header() {
+        state if state.is_empty() => message,
+        state => message.with_header(STATE, state),
+    }
+}
