@@ -429,6 +429,30 @@ outbox_tests::on_each_database!(
     dropping_the_future_loses_nothing,
 );
 
+/// Threads of tokio have 2 MiB, of which a program may have used some; without optimization a runner needs
+/// most.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_small_stack_is_enough() -> Result<()> {
+    const STACK: usize = 768 << 10;
+    let database = Postgres::create()?;
+    publish(&database, &keyed("t", 100, 5))?;
+    let broker = RecordingSink::new();
+    let runner = builder(&database, &broker)?.build()?;
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let delivered = async move {
+            broker.wait_until(|log| log.len() == 100).await;
+        };
+        anyhow::Ok(runtime.block_on(runner.run_until(delivered))?.delivered)
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(run)?;
+    assert_eq!(thread.join().expect("no panic")?, 100);
+    Ok(())
+}
+
 /// What an operator pauses waits until he resumes it, parked messages too, and also when the runner is
 /// started anew; the rest goes on.
 #[tokio::test]

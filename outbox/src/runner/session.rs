@@ -87,22 +87,23 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     }
 
     pub(super) async fn run(&self) -> Result<(), RunError> {
+        // The loops are boxed: together they are large, and without optimization a stack has them many times.
         // The bounds are the tracker's; the channel itself need not wait.
         let (sent, to_settle) = mpsc::unbounded_channel();
         let work_is_done = CancellationToken::new();
         let work = async {
             tokio::join!(
-                self.stopping_on_error(self.read_and_send(sent)),
-                self.stopping_on_error(self.settle(to_settle)),
+                self.stopping_on_error(Box::pin(self.read_and_send(sent))),
+                self.stopping_on_error(Box::pin(self.settle(to_settle))),
             );
             work_is_done.cancel();
         };
         // Leases are renewed until the last batch is settled. Then a renewal that goes on is waited
         // for, so that it can't take lanes anew that have been handed back.
-        let leasing = self.stopping_on_error(self.keep_lanes(&work_is_done));
+        let leasing = self.stopping_on_error(Box::pin(self.keep_lanes(&work_is_done)));
         let all = async {
             let looking = self.look_after_sink(&work_is_done);
-            tokio::join!(work, leasing, looking, self.listen());
+            tokio::join!(work, leasing, Box::pin(looking), Box::pin(self.listen()));
         };
         tokio::select! {
             () = all => {
