@@ -11,6 +11,7 @@ use outbox::store::PostgresStore;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
+use super::Options;
 use super::kafka::{self, Producer};
 use super::peers;
 use super::report::Report;
@@ -19,33 +20,61 @@ use super::stage::{Database, Servers};
 const KEYS: usize = 1_000;
 
 /// Drains a backlog of so many messages, and tells how many a second.
-type Contender = fn(&Servers, usize) -> Result<f64>;
+pub(crate) type Work = fn(&Servers, usize) -> Result<f64>;
 
-pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result<()> {
-    let (sizes, repeats): (&[usize], usize) = match quick {
+struct Contender {
+    name: &'static str,
+    work: Work,
+    /// Slow ones drain a smaller backlog: this part of it.
+    part: usize,
+}
+
+const CONTENDERS: [Contender; 7] = [
+    // The first one is what ratios are against.
+    Contender::new("bare loop", bare_loop),
+    Contender::new("outbox, at least once", at_least_once),
+    Contender::new("outbox, exactly once", exactly_once),
+    Contender::new("update-status loop, batches of 1,000", update_status),
+    Contender {
+        part: 100,
+        ..Contender::new("update-status loop, message by message", one_by_one)
+    },
+    Contender::new("limit: SELECT and DELETE alone", select_and_delete),
+    Contender::new("limit: produce alone", produce),
+];
+
+impl Contender {
+    const fn new(name: &'static str, work: Work) -> Self {
+        Self {
+            name,
+            work,
+            part: 1,
+        }
+    }
+}
+
+pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let (sizes, repeats): (&[usize], usize) = match options.quick {
         true => (&[100_000], 3),
         false => (&[100_000, 1_000_000], 5),
     };
     for &messages in sizes {
-        let contenders: [(&str, Contender); 4] = [
-            ("bare loop", bare_loop),
-            ("outbox, at least once", at_least_once),
-            ("outbox, exactly once", exactly_once),
-            ("update-status loop, batches of 1,000", update_status),
-        ];
-        let mut results: Vec<_> = contenders
-            .iter()
-            .map(|(name, _)| ((*name).to_owned(), vec![]))
-            .collect();
+        let contenders = CONTENDERS.iter().filter(|c| options.wants(c.name));
+        let mut results: Vec<_> = contenders.map(|c| (c, vec![])).collect();
         for _ in 0..repeats {
-            for ((_, contender), (_, runs)) in contenders.iter().zip(&mut results) {
-                runs.push(contender(servers, messages)?);
+            for (contender, runs) in &mut results {
+                runs.push((contender.work)(
+                    &options.servers,
+                    messages / contender.part,
+                )?);
             }
         }
         report.add(
             format!("drain a backlog of {messages}"),
             "messages/s",
-            results,
+            results
+                .into_iter()
+                .map(|(c, runs)| (c.name.to_owned(), runs)),
         );
     }
     Ok(())
@@ -128,6 +157,41 @@ fn update_status(servers: &Servers, messages: usize) -> Result<f64> {
         .runtime
         .block_on(peers::update_status(&stage.database.url, &mut producer))?;
     Ok(stage.rate(begin))
+}
+
+fn one_by_one(servers: &Servers, messages: usize) -> Result<f64> {
+    let stage = Stage::new(servers, messages)?;
+    stage
+        .database
+        .connect()?
+        .batch_execute(peers::STATUS_TABLE)?;
+    let mut producer = Producer::new(&servers.brokers)?;
+    let begin = Instant::now();
+    stage
+        .runtime
+        .block_on(peers::one_by_one(&stage.database.url, &mut producer))?;
+    Ok(stage.rate(begin))
+}
+
+fn select_and_delete(servers: &Servers, messages: usize) -> Result<f64> {
+    let stage = Stage::new(servers, messages)?;
+    let begin = Instant::now();
+    stage
+        .runtime
+        .block_on(peers::select_and_delete(&stage.database.url))?;
+    Ok(stage.rate(begin))
+}
+
+fn produce(servers: &Servers, messages: usize) -> Result<f64> {
+    let topic = kafka::create_topic(&servers.brokers)?;
+    let mut producer = Producer::new(&servers.brokers)?;
+    let payload = [7; 256];
+    let begin = Instant::now();
+    for n in 0..messages {
+        producer.send(&topic, format!("key-{}", n % KEYS).as_bytes(), &payload)?;
+    }
+    producer.wait()?;
+    Ok(messages as f64 / begin.elapsed().as_secs_f64())
 }
 
 fn at_least_once(servers: &Servers, messages: usize) -> Result<f64> {

@@ -12,13 +12,14 @@ use outbox::store::PostgresStore;
 use outbox::{Message, OutboxEvent as _};
 use uuid::Uuid;
 
+use super::Options;
 use super::kafka;
 use super::report::{Report, percentile};
 use super::stage::{Database, Servers};
 
-pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result<()> {
-    let seconds = if quick { 6 } else { 20 };
-    let rates: &[u32] = if quick {
+pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let seconds = if options.quick { 6 } else { 20 };
+    let rates: &[u32] = if options.quick {
         &[1, 100, 1_000]
     } else {
         &[1, 100, 1_000, 5_000]
@@ -30,7 +31,12 @@ pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result
             ("outbox with its doorbell", true),
             ("outbox, polling once a second", false),
         ] {
-            let latencies = measure(servers, rate, Duration::from_secs(seconds), doorbell)?;
+            let latencies = measure(
+                &options.servers,
+                rate,
+                Duration::from_secs(seconds),
+                doorbell,
+            )?;
             medians.push((name.to_owned(), vec![percentile(&latencies, 0.5)]));
             tails.push((name.to_owned(), vec![percentile(&latencies, 0.99)]));
         }

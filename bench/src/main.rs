@@ -32,23 +32,45 @@ struct Args {
     /// Runs only these parts.
     #[arg(long, value_delimiter = ',', default_value = "drain,latency,writers")]
     only: Vec<String>,
+    /// Runs only contenders whose names contain one of these.
+    #[arg(long, value_delimiter = ';')]
+    contenders: Vec<String>,
     /// Where the results are written to.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }
 
+/// What is to be run, and where.
+#[derive(Debug)]
+struct Options {
+    servers: Servers,
+    quick: bool,
+    contenders: Vec<String>,
+}
+
+impl Options {
+    fn wants(&self, contender: &str) -> bool {
+        let names = &self.contenders;
+        names.is_empty() || names.iter().any(|name| contender.contains(name.as_str()))
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
-    let servers = Servers {
-        postgres: args.postgres,
-        brokers: args.brokers,
+    let options = Options {
+        servers: Servers {
+            postgres: args.postgres,
+            brokers: args.brokers,
+        },
+        quick: args.quick,
+        contenders: args.contenders,
     };
     let mut report = Report::default();
     for part in &args.only {
         match part.as_str() {
-            "drain" => drain::run(&servers, args.quick, &mut report)?,
-            "latency" => latency::run(&servers, args.quick, &mut report)?,
-            "writers" => writers::run(&servers, args.quick, &mut report)?,
+            "drain" => drain::run(&options, &mut report)?,
+            "latency" => latency::run(&options, &mut report)?,
+            "writers" => writers::run(&options, &mut report)?,
             _ => anyhow::bail!("no part {part:?}; there are drain, latency and writers"),
         }
     }

@@ -1,7 +1,7 @@
 //! What one would write without the outbox.
 
 use anyhow::Result;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Row};
 
 use super::kafka::Producer;
 
@@ -18,6 +18,24 @@ pub(crate) async fn connect(url: &str) -> Result<Client> {
 /// The loop that a good engineer writes first: the oldest rows, produce, wait for all acknowledgements,
 /// delete by ids. No leases, no lanes, no bookkeeping, one instance.
 pub(crate) async fn bare_loop(url: &str, producer: &mut Producer) -> Result<()> {
+    select_deliver_delete(url, |rows| {
+        for row in rows {
+            producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
+        }
+        producer.wait()
+    })
+    .await
+}
+
+/// The same without a broker: what the database alone allows.
+pub(crate) async fn select_and_delete(url: &str) -> Result<()> {
+    select_deliver_delete(url, |_| Ok(())).await
+}
+
+async fn select_deliver_delete(
+    url: &str,
+    mut deliver: impl FnMut(&[Row]) -> Result<()>,
+) -> Result<()> {
     let client = connect(url).await?;
     let select = client
         .prepare("SELECT lane, id, topic, key, payload FROM outbox ORDER BY id LIMIT $1")
@@ -33,13 +51,12 @@ pub(crate) async fn bare_loop(url: &str, producer: &mut Producer) -> Result<()> 
         if rows.is_empty() {
             return Ok(());
         }
+        deliver(&rows)?;
         let (mut lanes, mut ids) = (Vec::new(), Vec::new());
         for row in &rows {
             lanes.push(row.try_get::<_, i16>(0)?);
             ids.push(row.try_get::<_, i64>(1)?);
-            producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
         }
-        producer.wait()?;
         client.execute(&delete, &[&lanes, &ids]).await?;
     }
 }
@@ -47,14 +64,7 @@ pub(crate) async fn bare_loop(url: &str, producer: &mut Producer) -> Result<()> 
 /// Most outboxes: mark as taken, publish, mark as done.
 pub(crate) async fn update_status(url: &str, producer: &mut Producer) -> Result<()> {
     let client = connect(url).await?;
-    let take = client
-        .prepare(
-            "UPDATE status_outbox SET status = 1 WHERE id IN ( \
-                SELECT id FROM status_outbox WHERE status = 0 ORDER BY id LIMIT $1 \
-                FOR UPDATE SKIP LOCKED) \
-             RETURNING id, topic, key, payload",
-        )
-        .await?;
+    let take = client.prepare(TAKE).await?;
     let done = client
         .prepare("UPDATE status_outbox SET status = 2 WHERE id = ANY ($1)")
         .await?;
@@ -72,6 +82,31 @@ pub(crate) async fn update_status(url: &str, producer: &mut Producer) -> Result<
         client.execute(&done, &[&ids]).await?;
     }
 }
+
+/// The same as many write it: each message is awaited, and marked as done by a statement of its own.
+pub(crate) async fn one_by_one(url: &str, producer: &mut Producer) -> Result<()> {
+    let client = connect(url).await?;
+    let take = client.prepare(TAKE).await?;
+    let done = client
+        .prepare("UPDATE status_outbox SET status = 2 WHERE id = $1")
+        .await?;
+    loop {
+        let rows = client.query(&take, &[&BATCH]).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in &rows {
+            producer.send(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            producer.wait()?;
+            client.execute(&done, &[&row.try_get::<_, i64>(0)?]).await?;
+        }
+    }
+}
+
+const TAKE: &str = "UPDATE status_outbox SET status = 1 WHERE id IN ( \
+        SELECT id FROM status_outbox WHERE status = 0 ORDER BY id LIMIT $1 \
+        FOR UPDATE SKIP LOCKED) \
+    RETURNING id, topic, key, payload";
 
 /// The table of that, with the messages of the outbox.
 pub(crate) const STATUS_TABLE: &str = "CREATE TABLE status_outbox ( \

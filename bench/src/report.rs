@@ -38,8 +38,9 @@ impl Report {
         &mut self,
         title: impl Into<String>,
         unit: &'static str,
-        results: Vec<(String, Vec<f64>)>,
+        results: impl IntoIterator<Item = (String, Vec<f64>)>,
     ) {
+        let results: Vec<_> = results.into_iter().collect();
         let baseline = results
             .first()
             .map(|(_, runs)| median(runs))

@@ -7,8 +7,9 @@ use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, ExpressionMethods as _, PgConnection, RunQueryDsl as _};
 use outbox::{Message, OutboxEvent as _};
 
+use super::Options;
 use super::report::Report;
-use super::stage::{Database, Servers};
+use super::stage::Database;
 
 diesel::table! {
     #[sql_name = "outbox"]
@@ -23,8 +24,8 @@ diesel::table! {
 
 type Work = fn(&mut PgConnection, u64) -> Result<()>;
 
-pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result<()> {
-    let (time, repeats) = match quick {
+pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let (time, repeats) = match options.quick {
         true => (Duration::from_secs(2), 3),
         false => (Duration::from_secs(5), 5),
     };
@@ -40,7 +41,7 @@ pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result
             .collect();
         for _ in 0..repeats {
             for ((_, work), (_, runs)) in contenders.iter().zip(&mut results) {
-                let database = Database::create(servers)?;
+                let database = Database::create(&options.servers)?;
                 runs.push(measure(&database, writers, time, *work)?);
             }
         }
