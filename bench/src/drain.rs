@@ -1,9 +1,10 @@
 //! How fast a backlog is delivered, from the table to the broker's acknowledgement.
 
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use diesel::connection::SimpleConnection as _;
 use outbox::runner::Runner;
 use outbox::sink::KafkaSink;
@@ -15,9 +16,10 @@ use super::Options;
 use super::kafka::{self, Producer};
 use super::peers;
 use super::report::Report;
-use super::stage::{Database, Servers};
+use super::stage::{Backlog, Database, Servers};
 
-const KEYS: usize = 1_000;
+/// Where the program of `bench/peers` is.
+const PEERS: &str = "OUTBOX_BENCH_PEERS";
 
 /// Drains a backlog of so many messages, and tells how many a second.
 pub(crate) type Work = fn(&Servers, usize) -> Result<f64>;
@@ -29,7 +31,7 @@ struct Contender {
     part: usize,
 }
 
-const CONTENDERS: [Contender; 7] = [
+const CONTENDERS: [Contender; 9] = [
     // The first one is what ratios are against.
     Contender::new("bare loop", bare_loop),
     Contender::new("outbox, at least once", at_least_once),
@@ -38,6 +40,17 @@ const CONTENDERS: [Contender; 7] = [
     Contender {
         part: 100,
         ..Contender::new("update-status loop, message by message", one_by_one)
+    },
+    Contender {
+        part: 100,
+        ..Contender::new("crate outbox-core, as it comes", outbox_core)
+    },
+    Contender {
+        part: 10,
+        ..Contender::new(
+            "crate outbox-core, batches of 1,000, no linger",
+            outbox_core_tuned,
+        )
     },
     Contender::new("limit: SELECT and DELETE alone", select_and_delete),
     Contender::new("limit: produce alone", produce),
@@ -91,7 +104,7 @@ impl Stage {
     fn new(servers: &Servers, messages: usize) -> Result<Self> {
         let database = Database::create(servers)?;
         let topic = kafka::create_topic(&servers.brokers)?;
-        database.fill(&topic, messages, KEYS)?;
+        database.fill(&topic, &Backlog::of(messages))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -173,6 +186,37 @@ fn one_by_one(servers: &Servers, messages: usize) -> Result<f64> {
     Ok(stage.rate(begin))
 }
 
+fn outbox_core(servers: &Servers, messages: usize) -> Result<f64> {
+    peer(servers, messages, &[])
+}
+
+fn outbox_core_tuned(servers: &Servers, messages: usize) -> Result<f64> {
+    peer(
+        servers,
+        messages,
+        &["--batch-size", "1000", "--linger", "0"],
+    )
+}
+
+/// The crates `outbox-core`, `outbox-postgres` and `outbox-kafka`, in a program of their own.
+fn peer(servers: &Servers, messages: usize, settings: &[&str]) -> Result<f64> {
+    let program = std::env::var_os(PEERS).with_context(|| {
+        format!("{PEERS} names no program; `cargo xtask bench` builds bench/peers and sets it")
+    })?;
+    let database = Database::create(servers)?;
+    let output = Command::new(program)
+        .args(["--database-url", &database.url])
+        .args(["--brokers", &servers.brokers])
+        .args(["--topic", &kafka::create_topic(&servers.brokers)?])
+        .args(["--messages", &messages.to_string()])
+        .args(settings)
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "outbox-core failed");
+    let rate = std::str::from_utf8(&output.stdout)?.trim();
+    Ok(rate.parse()?)
+}
+
 fn select_and_delete(servers: &Servers, messages: usize) -> Result<f64> {
     let stage = Stage::new(servers, messages)?;
     let begin = Instant::now();
@@ -188,7 +232,11 @@ fn produce(servers: &Servers, messages: usize) -> Result<f64> {
     let payload = [7; 256];
     let begin = Instant::now();
     for n in 0..messages {
-        producer.send(&topic, format!("key-{}", n % KEYS).as_bytes(), &payload)?;
+        producer.send(
+            &topic,
+            format!("key-{}", n % Backlog::of(messages).keys).as_bytes(),
+            &payload,
+        )?;
     }
     producer.wait()?;
     Ok(messages as f64 / begin.elapsed().as_secs_f64())
