@@ -11,6 +11,7 @@ mod log;
 mod migrate;
 mod parked;
 mod pause;
+mod reader;
 mod redact;
 mod run;
 mod send;
@@ -18,8 +19,10 @@ mod settings;
 mod show;
 mod status;
 mod supervisor;
+mod tail;
 mod telemetry;
 mod tls;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -58,6 +61,10 @@ enum Command {
     Resume(pause::Args),
     /// Write one message
     Send(send::Args),
+    /// Show what is delivered, while it is
+    Tail(tail::Args),
+    /// Compare topics with the tables: what is lost, invented, repeated or out of order
+    Verify(verify::Args),
     /// Look for what is wrong, and say what to do about it
     Doctor(doctor::Args),
     /// Print completions for a shell, to be sourced by it
@@ -73,7 +80,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match execute(&cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {}", redact::redact(&failure.to_string()));
             match failure {
@@ -118,6 +125,8 @@ fn execute(command: &Command) -> Result<(), Failure> {
             Command::Pause(args) => pause::pause(args).await,
             Command::Resume(args) => pause::resume(args).await,
             Command::Send(args) => send::run(args).await,
+            Command::Tail(args) => tail::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Completions { .. } => Ok(()),
         }

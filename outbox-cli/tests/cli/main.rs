@@ -10,4 +10,6 @@ mod request;
 mod run;
 mod send;
 mod settings;
+mod tail;
 mod tls;
+mod verify;
