@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use diesel::connection::SimpleConnection as _;
+use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use outbox::runner::Runner;
 use outbox::sink::KafkaSink;
 use outbox::store::PostgresStore;
+use prometheus::Registry;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -51,6 +54,29 @@ pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result
     Ok(())
 }
 
+/// What it costs to measure: the same drain without anybody who takes the measurements, and with the SDK
+/// behind them, from which somebody collects as often as Prometheus at its most eager.
+pub(crate) fn metrics(servers: &Servers, quick: bool, report: &mut Report) -> Result<()> {
+    let (messages, repeats) = match quick {
+        true => (100_000, 5),
+        false => (1_000_000, 7),
+    };
+    let contenders: [(&str, Contender); 2] =
+        [("outbox", at_least_once), ("outbox with metrics", measured)];
+    let mut results = contenders.map(|(name, _)| (name.to_owned(), vec![]));
+    for _ in 0..repeats {
+        for ((_, contender), (_, runs)) in contenders.iter().zip(&mut results) {
+            runs.push(contender(servers, messages)?);
+        }
+    }
+    report.add(
+        format!("drain a backlog of {messages}, with and without metrics"),
+        "messages/s",
+        results.into(),
+    );
+    Ok(())
+}
+
 struct Stage {
     database: Database,
     topic: String,
@@ -80,9 +106,13 @@ impl Stage {
     }
 
     /// Runs until the table is empty.
-    fn outbox(&self, sink: KafkaSink) -> Result<f64> {
+    fn outbox(&self, sink: KafkaSink, meter: Option<Meter>) -> Result<f64> {
         let store = PostgresStore::new(&self.database.url)?;
-        let runner = Runner::builder(store, sink).build()?;
+        let mut runner = Runner::builder(store, sink);
+        if let Some(meter) = meter {
+            runner = runner.meter(meter);
+        }
+        let runner = runner.build()?;
         let begin = Instant::now();
         self.runtime.block_on(async {
             let client = peers::connect(&self.database.url).await?;
@@ -133,7 +163,27 @@ fn update_status(servers: &Servers, messages: usize) -> Result<f64> {
 fn at_least_once(servers: &Servers, messages: usize) -> Result<f64> {
     let stage = Stage::new(servers, messages)?;
     let _ = &stage.topic;
-    stage.outbox(KafkaSink::builder(&servers.brokers).build()?)
+    stage.outbox(KafkaSink::builder(&servers.brokers).build()?, None)
+}
+
+fn measured(servers: &Servers, messages: usize) -> Result<f64> {
+    const COLLECT: Duration = Duration::from_secs(1);
+    let stage = Stage::new(servers, messages)?;
+    let registry = Registry::new();
+    let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
+    let provider = SdkMeterProvider::builder()
+        .with_reader(exporter.build()?)
+        .build();
+    let collecting = stage.runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(COLLECT).await;
+            std::hint::black_box(registry.gather());
+        }
+    });
+    let sink = KafkaSink::builder(&servers.brokers).build()?;
+    let rate = stage.outbox(sink, Some(provider.meter("outbox")));
+    collecting.abort();
+    rate
 }
 
 fn exactly_once(servers: &Servers, messages: usize) -> Result<f64> {
@@ -143,5 +193,6 @@ fn exactly_once(servers: &Servers, messages: usize) -> Result<f64> {
         KafkaSink::builder(&servers.brokers)
             .exactly_once(name)
             .build()?,
+        None,
     )
 }

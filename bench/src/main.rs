@@ -30,7 +30,11 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// Runs only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "drain,latency,writers")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "drain,metrics,latency,writers"
+    )]
     only: Vec<String>,
     /// Where the results are written to.
     #[arg(long, default_value = "target/bench")]
@@ -47,9 +51,10 @@ fn main() -> Result<()> {
     for part in &args.only {
         match part.as_str() {
             "drain" => drain::run(&servers, args.quick, &mut report)?,
+            "metrics" => drain::metrics(&servers, args.quick, &mut report)?,
             "latency" => latency::run(&servers, args.quick, &mut report)?,
             "writers" => writers::run(&servers, args.quick, &mut report)?,
-            _ => anyhow::bail!("no part {part:?}; there are drain, latency and writers"),
+            _ => anyhow::bail!("no part {part:?}; there are drain, metrics, latency and writers"),
         }
     }
     report.write(&args.output)

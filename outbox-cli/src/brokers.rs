@@ -63,6 +63,8 @@ pub(crate) fn metadata(
 ) -> Result<Metadata, String> {
     /// How long to wait before looking whether there is any hope.
     const TURN: Duration = Duration::from_secs(2);
+    /// Long enough for what has happened already.
+    const EVENTS: Duration = Duration::from_millis(50);
     let deadline = Instant::now() + patience;
     loop {
         let error = match client.fetch_metadata(None, TURN) {
@@ -70,7 +72,7 @@ pub(crate) fn metadata(
             Err(error) => error,
         };
         // What happened to the connection comes as events.
-        while client.poll(Duration::ZERO).is_some() {}
+        while client.poll(EVENTS).is_some() {}
         let trouble = client.context();
         if trouble.is_hopeless() || Instant::now() > deadline {
             return Err(trouble.text().unwrap_or_else(|| match error {

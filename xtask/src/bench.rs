@@ -7,7 +7,7 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Given to the benchmark: `--quick`, `--only drain,latency,writers`
+    /// Given to the benchmark: `--quick`, `--only drain,metrics,latency,writers`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

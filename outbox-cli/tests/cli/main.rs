@@ -1,5 +1,6 @@
 //! The program, from outside.
 
+mod brokers;
 mod browser;
 mod doctor;
 mod http;
