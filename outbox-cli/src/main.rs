@@ -45,27 +45,28 @@ struct Cli {
     command: Command,
 }
 
+/// What stands here of a command, or with its arguments, is its help: the first paragraph in short.
 #[derive(Subcommand)]
 enum Command {
-    /// Move messages to Kafka until SIGTERM or SIGINT; a second signal ends it at once
+    /// Move messages to Kafka until SIGTERM or SIGINT
+    ///
+    /// It settles what is in flight then, and hands over to other runners; a second signal ends it at once. As
+    /// many runners as there are share the work. It starts while the database or the brokers are away, and waits
+    /// for them.
     Run(RunnerFlags),
-    /// Make or remove the outbox's tables
     Migrate(migrate::Args),
-    /// Show what waits, who delivers it, and what is parked
     Status(status::Args),
-    /// See to messages that the brokers refused
     Parked(parked::Args),
     /// Let the runners send no more messages of a topic, or none at all
+    ///
+    /// Writers are not concerned: their messages wait, in their order. Runners hear of it within about a second,
+    /// and what is in flight still arrives.
     Pause(pause::Args),
     /// End a pause
     Resume(pause::Args),
-    /// Write one message
     Send(send::Args),
-    /// Show what is delivered, while it is
     Tail(tail::Args),
-    /// Compare topics with the tables: what is lost, invented, repeated or out of order
     Verify(verify::Args),
-    /// Look for what is wrong, and say what to do about it
     Doctor(doctor::Args),
     /// Print completions for a shell, to be sourced by it
     Completions {

@@ -11,8 +11,9 @@ use crate::failure::Failure;
 use crate::settings::{DatabaseFlags, duration as read_duration};
 use crate::{Database, parked, show};
 
-/// Shows what waits, who delivers it, and what is parked. It is cheap however much waits: messages are
-/// counted up to 10,000.
+/// Show what waits, who delivers it, and what is parked
+///
+/// It is cheap however much waits: messages are counted up to 10,000.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON

@@ -21,9 +21,11 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long a line that is being printed may take when it is to end.
 const LAST_LINE: Duration = Duration::from_secs(1);
 
-/// Shows what is delivered, as consumers see it: one line a message, from now on, until Ctrl-C. Nothing is
-/// left behind at the brokers, neither a consumer group nor offsets. What was sent in a transaction is shown
-/// once it is committed.
+/// Show what is delivered, while it is
+///
+/// One line a message, as consumers see them, from now on and until Ctrl-C: the time, the topic, partition and
+/// offset, the key, the event type, the message id and the size. Nothing is left behind at the brokers, neither
+/// a consumer group nor offsets. What was sent in a transaction is shown once it is committed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Begin with the oldest messages that the topics still have

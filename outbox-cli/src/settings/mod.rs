@@ -109,9 +109,9 @@ impl Settings {
         }
     }
 
-    /// Whether nothing is wrong so far, so that it makes sense to try what they are together.
+    /// Whether all values can be used, so that it makes sense to try what they are together.
     pub(crate) fn is_valid(&self) -> bool {
-        self.invalid.is_empty() && self.unknown.is_empty()
+        self.invalid.is_empty()
     }
 
     /// Whether it was given.

@@ -23,10 +23,12 @@ use crate::{Database, brokers};
 /// How often to tell how far it is.
 const TELL: Duration = Duration::from_secs(5);
 
-/// Compares topics with the tables, and finds messages that are lost (the archive says that they were
-/// delivered, and they are not in the topic), phantoms (in the topic, and in no table), duplicates, and
-/// messages of one key that are not in the order in which they were written. It changes nothing, and may be
-/// run while everything runs.
+/// Compare topics with the tables: what is lost, invented, repeated or out of order
+///
+/// It finds messages that are lost (the archive says that they were delivered, and they are not in the topic),
+/// phantoms (in the topic, and in no table), duplicates, and messages of one key that are not in the order in
+/// which they were written. It changes nothing, and may be run while everything runs. The exit code is 1 if
+/// there is a fault.
 ///
 /// What was delivered stands in the archive, with `outbox run --completion archive`. Without one, only
 /// duplicates can be known, and of the order only what the times in the ids suggest, which writers' clocks

@@ -6,6 +6,7 @@ mod doctor;
 mod http;
 mod migrate;
 mod operator;
+mod packaging;
 mod program;
 mod request;
 mod run;
