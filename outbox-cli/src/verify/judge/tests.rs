@@ -90,7 +90,9 @@ fn what_is_as_it_was_written_has_no_faults() {
 
 #[test]
 fn every_planted_fault_is_found() {
-    let cases: [(&[u8], &[u8], &[(Kind, u128)]); 7] = [
+    /// The rows, the records in their order, and what is to be found.
+    type Case = (&'static [u8], &'static [u8], &'static [(Kind, u128)]);
+    let cases: [Case; 7] = [
         (&[1, 2, 3], &[1, 3], &[(Kind::Lost, 2)]),
         (&[1, 2], &[1, 2, 9], &[(Kind::Phantom, 9)]),
         (&[1, 2, 3], &[1, 2, 3, 2], &[(Kind::Duplicate, 2)]),
