@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use diesel::connection::SimpleConnection as _;
+use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use outbox::runner::Runner;
 use outbox::sink::KafkaSink;
 use outbox::store::PostgresStore;
+use prometheus::Registry;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -72,24 +75,48 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         false => (&[100_000, 1_000_000], 5),
     };
     for &messages in sizes {
-        let contenders = CONTENDERS.iter().filter(|c| options.wants(c.name));
-        let mut results: Vec<_> = contenders.map(|c| (c, vec![])).collect();
-        for _ in 0..repeats {
-            for (contender, runs) in &mut results {
-                runs.push((contender.work)(
-                    &options.servers,
-                    messages / contender.part,
-                )?);
-            }
-        }
-        report.add(
-            format!("drain a backlog of {messages}"),
-            "messages/s",
-            results
-                .into_iter()
-                .map(|(c, runs)| (c.name.to_owned(), runs)),
-        );
+        let title = format!("drain a backlog of {messages}");
+        compare(options, title, &CONTENDERS, messages, repeats, report)?;
     }
+    Ok(())
+}
+
+/// What it costs to measure: the same drain without anybody who takes the measurements, and with the SDK
+/// behind them, from which somebody collects as often as Prometheus at its most eager.
+pub(crate) fn metrics(options: &Options, report: &mut Report) -> Result<()> {
+    const CONTENDERS: [Contender; 2] = [
+        Contender::new("outbox", at_least_once),
+        Contender::new("outbox with metrics", measured),
+    ];
+    let (messages, repeats) = match options.quick {
+        true => (100_000, 5),
+        false => (1_000_000, 7),
+    };
+    let title = format!("drain a backlog of {messages}, with and without metrics");
+    compare(options, title, &CONTENDERS, messages, repeats, report)
+}
+
+/// Lets them drain in turns; ratios are against the first.
+fn compare(
+    options: &Options,
+    title: String,
+    contenders: &[Contender],
+    messages: usize,
+    repeats: usize,
+    report: &mut Report,
+) -> Result<()> {
+    let contenders = contenders.iter().filter(|c| options.wants(c.name));
+    let mut results: Vec<_> = contenders.map(|c| (c, vec![])).collect();
+    for _ in 0..repeats {
+        for (contender, runs) in &mut results {
+            let messages = messages / contender.part;
+            runs.push((contender.work)(&options.servers, messages)?);
+        }
+    }
+    let rows = results
+        .into_iter()
+        .map(|(contender, runs)| (contender.name.to_owned(), runs));
+    report.add(title, "messages/s", rows);
     Ok(())
 }
 
@@ -122,9 +149,13 @@ impl Stage {
     }
 
     /// Runs until the table is empty.
-    fn outbox(&self, sink: KafkaSink) -> Result<f64> {
+    fn outbox(&self, sink: KafkaSink, meter: Option<Meter>) -> Result<f64> {
         let store = PostgresStore::new(&self.database.url)?;
-        let runner = Runner::builder(store, sink).build()?;
+        let mut runner = Runner::builder(store, sink);
+        if let Some(meter) = meter {
+            runner = runner.meter(meter);
+        }
+        let runner = runner.build()?;
         let begin = Instant::now();
         self.runtime.block_on(async {
             let client = peers::connect(&self.database.url).await?;
@@ -245,7 +276,27 @@ fn produce(servers: &Servers, messages: usize) -> Result<f64> {
 fn at_least_once(servers: &Servers, messages: usize) -> Result<f64> {
     let stage = Stage::new(servers, messages)?;
     let _ = &stage.topic;
-    stage.outbox(KafkaSink::builder(&servers.brokers).build()?)
+    stage.outbox(KafkaSink::builder(&servers.brokers).build()?, None)
+}
+
+fn measured(servers: &Servers, messages: usize) -> Result<f64> {
+    const COLLECT: Duration = Duration::from_secs(1);
+    let stage = Stage::new(servers, messages)?;
+    let registry = Registry::new();
+    let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
+    let provider = SdkMeterProvider::builder()
+        .with_reader(exporter.build()?)
+        .build();
+    let collecting = stage.runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(COLLECT).await;
+            std::hint::black_box(registry.gather());
+        }
+    });
+    let sink = KafkaSink::builder(&servers.brokers).build()?;
+    let rate = stage.outbox(sink, Some(provider.meter("outbox")));
+    collecting.abort();
+    rate
 }
 
 fn exactly_once(servers: &Servers, messages: usize) -> Result<f64> {
@@ -255,5 +306,6 @@ fn exactly_once(servers: &Servers, messages: usize) -> Result<f64> {
         KafkaSink::builder(&servers.brokers)
             .exactly_once(name)
             .build()?,
+        None,
     )
 }

@@ -35,7 +35,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "drain,latency,writers,cost"
+        default_value = "drain,metrics,latency,writers,cost"
     )]
     only: Vec<String>,
     /// Runs only contenders whose names contain one of these.
@@ -81,10 +81,13 @@ fn main() -> Result<()> {
     for part in &args.only {
         match part.as_str() {
             "drain" => drain::run(&options, &mut report)?,
+            "metrics" => drain::metrics(&options, &mut report)?,
             "latency" => latency::run(&options, &mut report)?,
             "writers" => writers::run(&options, &mut report)?,
             "cost" => cost::run(&options, &mut report)?,
-            _ => anyhow::bail!("no part {part:?}; there are drain, latency, writers and cost"),
+            _ => anyhow::bail!(
+                "no part {part:?}; there are drain, metrics, latency, writers and cost"
+            ),
         }
     }
     report.write(&args.output)

@@ -22,11 +22,13 @@ pub(crate) enum Need {
     Java,
     Maven,
     Faketime,
+    OpenSslProgram,
+    Browser,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -39,6 +41,8 @@ impl Need {
         Self::Java,
         Self::Maven,
         Self::Faketime,
+        Self::OpenSslProgram,
+        Self::Browser,
     ];
 
     /// For the servers alone.
@@ -60,6 +64,8 @@ impl Need {
             Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
+            Self::OpenSslProgram => program::find("openssl").is_some(),
+            Self::Browser => program::find("chromedriver").is_some(),
         }
     }
 
@@ -79,6 +85,9 @@ impl Need {
             Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
             Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
+            Self::OpenSslProgram => &["openssl"],
+            // It brings Chromium.
+            Self::Browser => &["chromium-driver"],
         }
     }
 
@@ -96,6 +105,8 @@ impl Need {
             Self::Java => "Java 17 or newer: Kafka runs on it",
             Self::Maven => "Maven: it fetches Kafka",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
+            Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
+            Self::Browser => "chromedriver and Chromium: tests look at the status page",
         }
     }
 }

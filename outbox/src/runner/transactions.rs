@@ -118,7 +118,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// What was committed before a crash, or without an answer, is settled without being sent again.
-    /// False if the lane was lost.
+    /// False if the lane was lost. It is not counted as delivered: all that is known are ids, of messages that
+    /// may have been settled already.
     async fn settle_noted(&self, lease: Lease, noted: &LaneBatch) -> Result<bool, StoreError> {
         if noted.ids.is_empty() {
             return Ok(true);
