@@ -2,15 +2,17 @@
 //!
 //! A [`Sink`] knows messages, and nothing of stores.
 
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod config_error;
 mod failures;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod in_order;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+mod router;
 mod sink_fn;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod template;
@@ -28,7 +30,6 @@ use futures_util::future::BoxFuture;
 
 use crate::store::StoredMessage;
 
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 pub use self::config_error::SinkConfigError;
 pub use self::failures::{Failures, OpenBatch};
 #[cfg(feature = "kafka")]
@@ -36,8 +37,11 @@ pub use self::kafka::{
     KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSasl, KafkaSink, KafkaSinkBuilder,
     KafkaTls, KafkaToken,
 };
+#[cfg(feature = "nats")]
+pub use self::nats::{NatsSink, NatsSinkBuilder};
 #[cfg(feature = "rabbitmq")]
 pub use self::rabbitmq::{RabbitMqSink, RabbitMqSinkBuilder};
+pub use self::router::{Router, RouterBuilder};
 pub use self::sink_fn::{SinkFn, sink_fn};
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 pub use self::tls::SinkTls;
