@@ -3,7 +3,7 @@
 use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::{faketime, kafka, pgbouncer, postgres, process, program};
+use outbox_test_servers::{faketime, kafka, nats, pgbouncer, postgres, process, program, rabbitmq};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -22,11 +22,13 @@ pub(crate) enum Need {
     Java,
     Maven,
     Faketime,
+    RabbitMq,
+    Nats,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -39,6 +41,8 @@ impl Need {
         Self::Java,
         Self::Maven,
         Self::Faketime,
+        Self::RabbitMq,
+        Self::Nats,
     ];
 
     /// For the servers alone.
@@ -60,6 +64,8 @@ impl Need {
             Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
+            Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
+            Self::Nats => nats::program().is_ok(),
         }
     }
 
@@ -79,6 +85,8 @@ impl Need {
             Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
             Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
+            Self::RabbitMq => &[rabbitmq::PACKAGE],
+            Self::Nats => &[nats::PACKAGE],
         }
     }
 
@@ -96,6 +104,8 @@ impl Need {
             Self::Java => "Java 17 or newer: Kafka runs on it",
             Self::Maven => "Maven: it fetches Kafka",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
+            Self::RabbitMq => "RabbitMQ: the tests start one of their own",
+            Self::Nats => "NATS: the tests start one of their own",
         }
     }
 }

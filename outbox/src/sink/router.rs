@@ -411,7 +411,7 @@ mod tests {
             .route(["b"], Unwell)
             .build()
             .unwrap();
-        let error = router.check().await.unwrap_err();
+        let error = Sink::check(&router).await.unwrap_err();
         assert_eq!(error.to_string(), "[\"b\"]: away");
         assert_eq!(Sink::delivery_timeout(&router), Duration::from_secs(7));
         assert_eq!(Sink::system(&router), "_OTHER");
@@ -426,7 +426,8 @@ mod tests {
             .into();
         let deadline = Instant::now() + Duration::from_secs(60);
         let outcomes = Sink::send(&router, &batch, deadline).await.await;
-        let kinds = outcomes.map_kinds();
+        let kind = |outcome: &Outcome| outcome.as_ref().err().map(SinkError::kind);
+        let kinds: Vec<_> = outcomes.iter().map(kind).collect();
         assert_eq!(
             kinds,
             [
@@ -435,16 +436,5 @@ mod tests {
                 Some(SinkErrorKind::Rejected)
             ]
         );
-    }
-
-    trait Kinds {
-        fn map_kinds(&self) -> Vec<Option<SinkErrorKind>>;
-    }
-
-    impl Kinds for Vec<Outcome> {
-        fn map_kinds(&self) -> Vec<Option<SinkErrorKind>> {
-            let kind = |outcome: &Outcome| outcome.as_ref().err().map(SinkError::kind);
-            self.iter().map(kind).collect()
-        }
     }
 }
