@@ -312,12 +312,13 @@ async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_refusal_in_the_middle_holds_up_its_key_and_is_not_passed() -> Result<()> {
-    let server = Nats::start(&[], &[])?;
+    // Less than the outbox takes.
+    let server = Nats::start(&["max_payload: 100000"], &[])?;
     let database = Postgres::create()?;
     let topic = a_topic();
     let stream = Stream::create(&server.url(), &topic).await?;
     let mut messages = keyed(&topic, 400, 8);
-    let large = vec![b'x'; 1 << 20];
+    let large = vec![b'x'; 200_000];
     messages[83] = Message::new(&topic).with_key("3").with_payload(large);
     write(&database, &messages)?;
     let runner = start(&database, NatsSink::builder(server.url()).build()?)?;

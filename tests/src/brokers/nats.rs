@@ -2,13 +2,14 @@
 
 use std::sync::Mutex;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use async_nats::jetstream::Context;
-use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Config;
 use async_nats::{Client, ConnectOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::StreamExt as _;
 use outbox::{Headers, Message, RESERVED_PREFIX};
 use uuid::Uuid;
 
@@ -60,11 +61,26 @@ impl Stream {
         let stream = self.context.get_stream(&self.name).await?;
         let last = stream.cached_info().state.last_sequence;
         let read = self.lock().0;
-        for sequence in read + 1..=last {
-            let message = message(&stream.get_raw_message(sequence).await?)?;
-            let mut arrived = self.lock();
-            arrived.0 = sequence;
-            arrived.1.push(message);
+        if read < last {
+            let config = pull::Config {
+                deliver_policy: DeliverPolicy::ByStartSequence {
+                    start_sequence: read + 1,
+                },
+                ack_policy: AckPolicy::None,
+                ..pull::Config::default()
+            };
+            let consumer = stream.create_consumer(config).await?;
+            while self.lock().0 < last {
+                let mut some = consumer.fetch().max_messages(500).messages().await?;
+                while let Some(next) = some.next().await {
+                    let next = next.map_err(|error| anyhow!(error))?;
+                    let sequence = next.info().map_err(|error| anyhow!(error))?.stream_sequence;
+                    let message = message(&next)?;
+                    let mut arrived = self.lock();
+                    arrived.0 = sequence;
+                    arrived.1.push(message);
+                }
+            }
         }
         Ok(self.lock().1.clone())
     }
@@ -97,14 +113,15 @@ pub async fn connect(url: &str) -> Result<Client> {
 }
 
 /// The message that was sent.
-fn message(stored: &StreamMessage) -> Result<Message> {
-    let id = stored.headers.get("Nats-Msg-Id").context("no id")?;
+fn message(stored: &async_nats::Message) -> Result<Message> {
+    let all = stored.headers.as_ref().context("no headers")?;
+    let id = all.get("Nats-Msg-Id").context("no id")?;
     let mut message = Message::new(stored.subject.as_str()).with_id(Uuid::parse_str(id.as_str())?);
-    let encoded: Vec<_> = stored.headers.get_all("outbox-base64").collect();
+    let encoded: Vec<_> = all.get_all("outbox-base64").collect();
     let encoded: Vec<_> = encoded.iter().map(|name| name.as_str()).collect();
     let mut headers = Headers::new();
     let mut is_tombstone = false;
-    for (name, values) in stored.headers.iter() {
+    for (name, values) in all.iter() {
         let name = name.to_string();
         for value in values {
             let value = match encoded.contains(&name.as_str()) {

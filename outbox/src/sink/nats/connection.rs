@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{AccountErrorKind, ContextBuilder};
+use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::response::Response;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, ServerError};
 use futures_util::FutureExt as _;
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::super::SinkError;
@@ -123,19 +125,24 @@ impl Link {
         let connected = self.connected().await?;
         self.news.forget(ACCOUNT);
         let account = tokio::select! {
-            account = connected.jetstream.query_account() => account,
+            // What it says differs by its version, and does not matter.
+            account = connected.jetstream.request::<_, _, Response<Value>>("INFO", &()) => account,
             // Who may only publish must not ask, and need not.
             _ = self.news.refused(ACCOUNT) => return Ok(()),
         };
-        let Err(error) = account else {
-            return Ok(());
+        let off = |reason: String| {
+            Err(SinkError::unavailable(format!(
+                "JetStream is off, for this account at least ({reason}); turn it on"
+            )))
         };
-        Err(SinkError::unavailable(match error.kind() {
-            AccountErrorKind::JetStreamUnavailable | AccountErrorKind::JetStream(_) => {
-                format!("JetStream is off, for this account at least: {error}; turn it on")
-            }
-            _ => format!("the servers can't be asked about JetStream: {error}"),
-        }))
+        match account {
+            Ok(Response::Ok(_)) => Ok(()),
+            Ok(Response::Err { error }) => off(error.to_string()),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => off(error.to_string()),
+            Err(error) => Err(SinkError::unavailable(format!(
+                "the servers can't be asked about JetStream: {error}"
+            ))),
+        }
     }
 
     async fn connected(&self) -> Result<Connected, SinkError> {

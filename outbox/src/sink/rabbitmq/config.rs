@@ -93,7 +93,8 @@ impl RabbitMqSinkBuilder {
     /// a message, at the cost of a round trip for each message of a key. Other keys are not concerned.
     ///
     /// With more, a message that the broker returns, or that a queue has no room for, can be passed by those
-    /// of its key that were on their way already.
+    /// of its key that were on their way already, and what was on its way together with one that is too large
+    /// can come twice.
     #[must_use]
     pub fn in_flight_per_key(mut self, messages: usize) -> Self {
         self.in_flight_per_key = messages;
@@ -146,6 +147,7 @@ impl RabbitMqSinkBuilder {
                 cert_chain: tls.ca,
             },
             patience: self.delivery_timeout,
+            separates: self.in_flight_per_key == 1,
         };
         Ok(RabbitMqSink {
             sender: InOrder::new(Link::new(settings), self.in_flight_per_key),

@@ -21,6 +21,10 @@ use super::channel::{Line, Reply, Request};
 use super::outcome::Broken;
 use super::publication::Publication;
 
+/// In bytes. The broker closes the channel of a message that is too large for it, and what else is on the
+/// channel would have to be sent again. So what may be too large is sent alone.
+const LARGE: usize = 64 << 10;
+
 pub(super) struct Settings {
     pub(super) uri: AMQPUri,
     pub(super) exchange: Template,
@@ -29,6 +33,8 @@ pub(super) struct Settings {
     pub(super) tls: OwnedTLSConfig,
     /// How long the broker may take for anything.
     pub(super) patience: Duration,
+    /// Whether a message may go by another channel than others of its key: if these are not on their way.
+    pub(super) separates: bool,
 }
 
 /// The way to a broker: connected when it is needed.
@@ -42,9 +48,17 @@ pub(super) struct Link {
 
 struct Connected {
     connection: Connection,
-    lines: HashMap<String, Line>,
+    lines: HashMap<(Way, String), Line>,
     /// Ends with it.
     _listener: JoinSet<()>,
+}
+
+/// How messages go to an exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Way {
+    Together,
+    /// One after the other.
+    Alone,
 }
 
 /// Why the broker takes nothing at the moment, if that is so: its memory or disk is short.
@@ -223,29 +237,25 @@ impl Link {
     }
 
     /// The way that there is, or a new one.
-    async fn line(&self, publication: &Publication, topic: &str) -> Result<Line, SinkError> {
+    async fn line(
+        &self,
+        way: Way,
+        publication: &Publication,
+        topic: &str,
+    ) -> Result<Line, SinkError> {
         let mut current = self.current.lock().await;
         let connected = self.connected(&mut current).await?;
         publication.check(connected.connection.configuration().frame_max())?;
-        let exchange = publication.exchange.as_str();
-        if let Some(line) = connected.lines.get(exchange)
+        let key = (way, publication.exchange.to_string());
+        if let Some(line) = connected.lines.get(&key)
             && !line.is_broken()
         {
             return Ok(line.clone());
         }
-        let line = self.open(connected, exchange).await;
-        let line = line.map_err(|broken| broken.failure(exchange, topic))?;
-        connected.lines.insert(exchange.to_owned(), line.clone());
+        let line = self.open(connected, &key.1).await;
+        let line = line.map_err(|broken| broken.failure(&key.1, topic))?;
+        connected.lines.insert(key, line.clone());
         Ok(line)
-    }
-
-    /// A way that nothing else is on.
-    async fn own_line(&self, publication: &Publication, topic: &str) -> Result<Line, SinkError> {
-        let mut current = self.current.lock().await;
-        let connected = self.connected(&mut current).await?;
-        let exchange = publication.exchange.as_str();
-        let line = self.open(connected, exchange).await;
-        line.map_err(|broken| broken.failure(exchange, topic))
     }
 
     async fn hand_over(
@@ -302,34 +312,42 @@ impl Link {
             Reply::Known(outcome) => outcome,
             Reply::OneOfSeveral(broken) => {
                 tracing::debug!("each is sent alone, since one of several was refused: {broken:?}");
-                let until = tokio::time::Instant::from_std(deadline) + self.settings.patience;
-                let sent = self.send_alone(item, publication, deadline);
-                let late = || Err(SinkError::unavailable("the lease comes to its end"));
-                tokio::time::timeout_at(until, sent)
-                    .await
-                    .unwrap_or_else(|_| late())
+                self.send_alone(item, publication, deadline).await
             }
         }
     }
 
-    /// Finds out what becomes of a message by sending nothing else with it.
+    /// Sends a message with nothing else on its channel, so that it is the one that is refused if any is.
     async fn send_alone(&self, item: Item, publication: Publication, deadline: Instant) -> Outcome {
-        let _alone = self.alone.lock().await;
-        let exchange = publication.exchange.to_string();
-        let topic = item.message.topic().to_owned();
-        let line = self.own_line(&publication, &topic).await?;
-        let replied = self.hand_over(&line, item, publication, deadline).await?;
-        match self.reply(replied).await? {
-            Reply::Known(outcome) => outcome,
-            Reply::OneOfSeveral(broken) => Err(broken.failure(&exchange, &topic)),
-        }
+        let until = tokio::time::Instant::from_std(deadline) + self.settings.patience;
+        let sent = async {
+            let _alone = self.alone.lock().await;
+            let exchange = publication.exchange.to_string();
+            let topic = item.message.topic().to_owned();
+            let line = self.line(Way::Alone, &publication, &topic).await?;
+            let replied = self.hand_over(&line, item, publication, deadline).await?;
+            match self.reply(replied).await? {
+                Reply::Known(outcome) => outcome,
+                Reply::OneOfSeveral(broken) => Err(broken.failure(&exchange, &topic)),
+            }
+        };
+        let late = || Err(SinkError::unavailable("the lease comes to its end"));
+        let sent = tokio::time::timeout_at(until, sent).await;
+        sent.unwrap_or_else(|_| late())
     }
 }
 
 impl Publisher for Link {
     async fn publish(self: Arc<Self>, item: Item, deadline: Instant) -> Result<Receipt, SinkError> {
         let publication = Publication::new(&item, &self.settings)?;
-        let line = self.line(&publication, item.message.topic()).await?;
+        let size = item.message.payload().map_or(0, <[u8]>::len);
+        if size > LARGE && self.settings.separates {
+            let sent = async move { self.send_alone(item, publication, deadline).await };
+            return Ok(sent.boxed());
+        }
+        let line = self
+            .line(Way::Together, &publication, item.message.topic())
+            .await?;
         let replied = self.hand_over(&line, item.clone(), publication.clone(), deadline);
         let replied = replied.await?;
         Ok(self.receipt(item, publication, deadline, replied).boxed())

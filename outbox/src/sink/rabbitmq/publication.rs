@@ -83,13 +83,16 @@ impl Publication {
     }
 }
 
-/// AMQP's short strings have 255 bytes at most.
+/// AMQP's short strings have a length of one byte. The library panics on longer ones.
 fn short(what: &str, text: impl Into<String>) -> Result<ShortString, SinkError> {
     let text = text.into();
     let bytes = text.len();
-    ShortString::try_from(text).map_err(|_| {
-        SinkError::rejected(format!("the {what} has {bytes} bytes, and AMQP takes 255"))
-    })
+    if bytes > usize::from(u8::MAX) {
+        return Err(SinkError::rejected(format!(
+            "the {what} has {bytes} bytes, and AMQP takes 255"
+        )));
+    }
+    Ok(ShortString::from(text))
 }
 
 /// Headers by name, each with its values in order.
