@@ -200,6 +200,8 @@ impl<S: Sink> DynSink for S {
 
 impl Sink for Router {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        // Then it is not for the sinks that they take nothing.
+        let late = Instant::now() >= deadline;
         let mut parts: Vec<Part> = Vec::new();
         parts.resize_with(self.routes.len(), Part::default);
         let mut outcomes: Vec<Outcome> = vec![Err(untold()); batch.len()];
@@ -225,7 +227,7 @@ impl Sink for Router {
                 .map(|(indices, delivery)| async move { (indices, delivery.await) });
             for (indices, of_sink) in join_all(deliveries).await {
                 for (index, outcome) in indices.into_iter().zip(of_sink) {
-                    outcomes[index] = outcome.map_err(of_topic);
+                    outcomes[index] = outcome.map_err(|error| of_topic(error, late));
                 }
             }
             outcomes
@@ -276,9 +278,9 @@ struct Part {
 }
 
 /// What is wrong with one sink is wrong with the topics that go there.
-fn of_topic(error: SinkError) -> SinkError {
+fn of_topic(error: SinkError, late: bool) -> SinkError {
     match error.kind() {
-        SinkErrorKind::Unavailable => SinkError::topic_unavailable(error.reason),
+        SinkErrorKind::Unavailable if !late => SinkError::topic_unavailable(error.reason),
         _ => error,
     }
 }

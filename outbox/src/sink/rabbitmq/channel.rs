@@ -72,19 +72,31 @@ struct Pending {
 async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>) {
     let mut pending: Vec<Pending> = Vec::new();
     let mut open = true;
+    // Why nothing more can be published. What is on the channel may know better.
+    let mut closed: Option<Broken> = None;
     while open || !pending.is_empty() {
         let broken = tokio::select! {
             biased;
-            confirmed = confirmed(&mut pending), if !pending.is_empty() => tell(confirmed, &mut pending),
+            confirmed = confirmed(&mut pending), if awaits_any(&pending) => {
+                tell(confirmed, &mut pending)
+            }
             request = requests.recv(), if open => match request {
-                Some(request) => publish_one(&channel, request, &mut pending).await,
+                Some(request) => match publish_one(&channel, request, &mut pending).await {
+                    Some(failed) if closed.is_none() => {
+                        closed = Some(failed);
+                        None
+                    }
+                    // For the second time: nothing is going to know better.
+                    failed => failed,
+                },
                 None => {
                     open = false;
                     None
                 }
             },
         };
-        if let Some(broken) = broken {
+        let nothing_awaited = || closed.clone().filter(|_| !awaits_any(&pending));
+        if let Some(broken) = broken.or_else(nothing_awaited) {
             requests.close();
             break_off(&broken, pending);
             while let Some(request) = requests.recv().await {
@@ -94,6 +106,10 @@ async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>) {
             return;
         }
     }
+}
+
+fn awaits_any(pending: &[Pending]) -> bool {
+    pending.iter().any(|pending| pending.confirm.is_some())
 }
 
 /// The channel broke under what is pending.
@@ -117,6 +133,7 @@ impl Request {
     }
 }
 
+/// Returns why it could not be published, if it could not. Then it is pending, without a confirmation.
 async fn publish_one(
     channel: &Channel,
     request: Request,
@@ -145,11 +162,7 @@ async fn publish_one(
     let body = request.item.message.payload().unwrap_or_default();
     let published = channel.basic_publish(exchange, routing_key, options, body, properties);
     let published = published.await;
-    // What is on the channel already knows better why it broke.
-    let broken = match &published {
-        Err(error) if pending.is_empty() => Some(Broken::by(error)),
-        _ => None,
-    };
+    let broken = published.as_ref().err().map(Broken::by);
     pending.push(Pending {
         request,
         confirm: published.ok(),
