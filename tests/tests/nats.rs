@@ -105,7 +105,7 @@ async fn each_failure_is_of_its_kind_and_names_the_remedy() -> Result<()> {
     );
     let stream = Stream::create(&url, &topic).await?;
     let first = message(&topic, "a");
-    assert_eq!(send(&sink, &[first.clone()]).await, [Ok(())]);
+    assert_eq!(send(&sink, std::slice::from_ref(&first)).await, [Ok(())]);
     // A message that is sent again is known by its id.
     assert_eq!(send(&sink, &[first]).await, [Ok(())]);
     assert_eq!(stream.arrived().await?.len(), 1);

@@ -107,8 +107,11 @@ async fn one_broker_that_is_away_holds_up_its_own_topics_alone() -> Result<()> {
     until_left(&database, 200, 0).await?;
     println!("others_went_on_after={:?}", begin.elapsed());
     assert_eq!(stream.arrived().await?.len(), 200);
+    let begin = Instant::now();
     rabbitmq.restart()?;
+    println!("restarted_after={:?}", begin.elapsed());
     until_left(&database, 0, 0).await?;
+    println!("all_delivered_after={:?}", begin.elapsed());
     runner.stop().await?;
     for arrived in [queue.arrived().await?, stream.arrived().await?] {
         assert_eq!(arrived.len(), 200);
