@@ -96,11 +96,13 @@ impl Template {
     }
 
     /// Whether anything of this is taken.
+    #[cfg(any(test, feature = "rabbitmq"))]
     pub(super) fn takes(&self, place: Place) -> bool {
         self.parts.contains(&Part::Place(place))
     }
 
     /// The name of all messages, if it is the same.
+    #[cfg(any(test, feature = "rabbitmq"))]
     pub(super) fn constant(&self) -> Option<&str> {
         match self.parts.iter().any(|part| matches!(part, Part::Place(_))) {
             true => None,
