@@ -3,7 +3,7 @@
 use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::{faketime, kafka, pgbouncer, postgres, process, program};
+use outbox_test_servers::{faketime, kafka, nats, pgbouncer, postgres, process, program, rabbitmq};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -24,11 +24,13 @@ pub(crate) enum Need {
     Faketime,
     OpenSslProgram,
     Browser,
+    RabbitMq,
+    Nats,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -43,6 +45,8 @@ impl Need {
         Self::Faketime,
         Self::OpenSslProgram,
         Self::Browser,
+        Self::RabbitMq,
+        Self::Nats,
     ];
 
     /// For the servers alone.
@@ -66,6 +70,8 @@ impl Need {
             Self::Faketime => program::find("faketime").is_some(),
             Self::OpenSslProgram => program::find("openssl").is_some(),
             Self::Browser => program::find("chromedriver").is_some(),
+            Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
+            Self::Nats => nats::program().is_ok(),
         }
     }
 
@@ -88,6 +94,8 @@ impl Need {
             Self::OpenSslProgram => &["openssl"],
             // It brings Chromium.
             Self::Browser => &["chromium-driver"],
+            Self::RabbitMq => &[rabbitmq::PACKAGE],
+            Self::Nats => &[nats::PACKAGE],
         }
     }
 
@@ -107,6 +115,8 @@ impl Need {
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
             Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
             Self::Browser => "chromedriver and Chromium: tests look at the status page",
+            Self::RabbitMq => "RabbitMQ: the tests start one of their own",
+            Self::Nats => "NATS: the tests start one of their own",
         }
     }
 }
