@@ -18,6 +18,10 @@
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
+/// The tables on MySQL, version 8.0.16 or later, and on MariaDB, version 10.11 or later.
+#[cfg(feature = "mysql")]
+pub const MYSQL: EmbeddedMigrations = embed_migrations!("migrations/mysql");
+
 /// The tables on PostgreSQL, version 13 or later.
 #[cfg(feature = "postgres")]
 pub const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");

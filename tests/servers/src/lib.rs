@@ -14,6 +14,7 @@ pub mod cache;
 pub mod faketime;
 pub mod interrupt;
 pub mod kafka;
+pub mod mariadb;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
@@ -21,5 +22,6 @@ pub mod program;
 
 pub use self::account::is_root;
 pub use self::kafka::Kafka;
+pub use self::mariadb::MariaDb;
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::Postgres;
