@@ -6,8 +6,6 @@ use deadpool::managed::{Manager, Metrics, RecycleResult};
 use outbox_mysql_driver::mysql_async::prelude::Queryable as _;
 use outbox_mysql_driver::mysql_async::{Conn, Error, Opts};
 
-use super::StoreError;
-
 /// What every session is set to, whatever the server's defaults are.
 pub(super) const SESSION: [&str; 3] = [
     // At REPEATABLE READ, what is locked by a search keeps others from inserting beside it.
@@ -43,9 +41,4 @@ impl Manager for Connector {
         }
         Ok(())
     }
-}
-
-/// Why there is no connection.
-pub(super) fn refused(error: Error) -> StoreError {
-    StoreError::unavailable(error)
 }

@@ -33,6 +33,55 @@ pub(super) enum Lock {
     Exclusive,
 }
 
+/// What becomes of messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change<'a> {
+    Settle {
+        delivered: &'a [Position],
+        archive: bool,
+    },
+    Park {
+        messages: &'a [Parking],
+    },
+    Bury {
+        position: Position,
+        error: &'a str,
+    },
+    RefuseAgain {
+        position: Position,
+        refusal: &'a Refusal,
+    },
+    Unpark {
+        position: Position,
+        archive: bool,
+    },
+}
+
+impl Change<'_> {
+    /// Makes it, of messages in lanes that are held.
+    pub(super) async fn make(self, conn: &mut Conn, held: &[Lease]) -> Result<(), StoreError> {
+        let holds = |position: Position| held.iter().any(|lease| lease.lane == position.lane);
+        match self {
+            Self::Settle { delivered, archive } => {
+                let ours = delivered.iter().copied().filter(|p| holds(*p));
+                settle(conn, ours, archive).await
+            }
+            Self::Park { messages } => {
+                let ours = messages.iter().filter(|m| holds(m.position));
+                park(conn, ours).await
+            }
+            Self::Bury { position, error } if holds(position) => bury(conn, position, error).await,
+            Self::RefuseAgain { position, refusal } if holds(position) => {
+                refuse_again(conn, position, refusal).await
+            }
+            Self::Unpark { position, archive } if holds(position) => {
+                unpark(conn, position, archive).await
+            }
+            Self::Bury { .. } | Self::RefuseAgain { .. } | Self::Unpark { .. } => Ok(()),
+        }
+    }
+}
+
 /// Those of the leases that the runner holds and that have not ended. Their lanes keep their owners until
 /// the end of the transaction.
 pub(super) async fn hold(
@@ -79,18 +128,12 @@ async fn of_leases(
     sql::query(conn, statement, parameters).await
 }
 
-fn holds(held: &[Lease], lane: i16) -> bool {
-    held.iter().any(|lease| lease.lane == lane)
-}
-
-pub(super) async fn settle(
+async fn settle(
     conn: &mut Conn,
-    held: &[Lease],
-    delivered: &[Position],
+    delivered: impl Iterator<Item = Position>,
     archive: bool,
 ) -> Result<(), StoreError> {
-    let ours = delivered.iter().filter(|p| holds(held, p.lane));
-    let positions: Vec<_> = ours.map(|p| json!([p.lane, p.id])).collect();
+    let positions: Vec<_> = delivered.map(|p| json!([p.lane, p.id])).collect();
     let positions = json!(positions).to_string();
     if archive {
         let statement = format!(
@@ -107,13 +150,8 @@ async fn delete(conn: &mut Conn, positions: String) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub(super) async fn park(
-    conn: &mut Conn,
-    held: &[Lease],
-    messages: &[Parking],
-) -> Result<(), StoreError> {
-    let ours = messages.iter().filter(|m| holds(held, m.position.lane));
-    let rows: Vec<_> = ours
+async fn park(conn: &mut Conn, messages: impl Iterator<Item = &Parking>) -> Result<(), StoreError> {
+    let rows: Vec<_> = messages
         .map(|Parking { position, refusal }| {
             let error = refusal.as_ref().map(|refusal| &refusal.error);
             let attempts = refusal.as_ref().map_or(0, attempts);
@@ -135,15 +173,7 @@ pub(super) async fn park(
     delete(conn, rows).await
 }
 
-pub(super) async fn bury(
-    conn: &mut Conn,
-    held: &[Lease],
-    position: Position,
-    error: &str,
-) -> Result<(), StoreError> {
-    if !holds(held, position.lane) {
-        return Ok(());
-    }
+async fn bury(conn: &mut Conn, position: Position, error: &str) -> Result<(), StoreError> {
     // It may be there already: somebody has put a copy back.
     let statement = format!(
         "INSERT INTO outbox_dead_letters ({COLUMNS}, error) \
@@ -161,15 +191,11 @@ pub(super) async fn bury(
     Ok(())
 }
 
-pub(super) async fn refuse_again(
+async fn refuse_again(
     conn: &mut Conn,
-    held: &[Lease],
     position: Position,
     refusal: &Refusal,
 ) -> Result<(), StoreError> {
-    if !holds(held, position.lane) {
-        return Ok(());
-    }
     sql::execute(
         conn,
         "UPDATE outbox_parked SET error = ?, attempts = ?, \
@@ -189,15 +215,7 @@ pub(super) async fn refuse_again(
 
 /// Takes out a parked message that was delivered, and moves the others of its key back to their places:
 /// just those that are seen at the beginning, since another may be queued up meanwhile.
-pub(super) async fn unpark(
-    conn: &mut Conn,
-    held: &[Lease],
-    position: Position,
-    archive: bool,
-) -> Result<(), StoreError> {
-    if !holds(held, position.lane) {
-        return Ok(());
-    }
+async fn unpark(conn: &mut Conn, position: Position, archive: bool) -> Result<(), StoreError> {
     let mut delivered = sql::query(
         conn,
         "SELECT ordering_key FROM outbox_parked WHERE id = ? AND lane = ? FOR UPDATE",

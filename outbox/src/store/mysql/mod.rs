@@ -21,6 +21,7 @@ use deadpool::managed::{Object, Pool, PoolError};
 use outbox_mysql_driver::mysql_async::{Conn, Error};
 
 use self::connect::Connector;
+use self::fenced::Change;
 use super::{
     Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position,
     ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
@@ -28,7 +29,7 @@ use super::{
 
 pub use self::builder::MysqlStoreBuilder;
 
-/// How often a transaction is done anew at once when it met another one in a deadlock.
+/// How often a change is made before a deadlock is told of.
 const ATTEMPTS: usize = 3;
 
 /// The outbox of a MySQL database, version 8.0.16 or later, or a MariaDB database, version 10.11 or later.
@@ -111,53 +112,51 @@ impl MysqlStore {
             return Err(StoreError::unavailable("no connection"));
         };
         let result = work(conn).await;
-        match result {
+        match &result {
             Ok(_) => drop(lent.0.take()),
             // If this one is broken, so are those that lie in the pool, as after a restart of the server.
-            Err(_) => drop(self.pool.retain(|_, _| false)),
+            Err(error) if sql::is_broken(error) => drop(self.pool.retain(|_, _| false)),
+            Err(_) => {}
         }
         result
     }
 
-    /// Does `work` in a transaction. It is done anew if it met another one in a deadlock, which InnoDB
-    /// solves by rolling one of them back.
+    /// Does `work` in a transaction.
     async fn transaction<T>(
         &self,
-        work: impl AsyncFn(&mut Conn) -> Result<T, StoreError>,
+        work: impl AsyncFnOnce(&mut Conn) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.with(async |c| {
-            let mut attempt = 1;
-            loop {
-                sql::run(c, "START TRANSACTION").await?;
-                match work(c).await {
-                    Ok(done) => {
-                        sql::run(c, "COMMIT").await?;
-                        return Ok(done);
-                    }
-                    Err(error) if attempt < ATTEMPTS && sql::is_deadlock(&error) => attempt += 1,
-                    Err(error) => return Err(error),
-                }
-            }
+            sql::run(c, "START TRANSACTION").await?;
+            let done = work(c).await?;
+            sql::run(c, "COMMIT").await?;
+            Ok(done)
         })
         .await
     }
 
-    /// Does `work` in a transaction for the leases that the runner does hold, and returns these. Nobody else
-    /// can take a lane in the middle.
-    async fn fenced(
+    /// Makes a change in the lanes whose leases the runner does hold, and returns these. It is done anew if it
+    /// met another transaction in a deadlock, which InnoDB solves by rolling one of them back.
+    async fn change(
         &self,
         runner: &RunnerId,
         leases: &[Lease],
-        work: impl AsyncFn(&mut Conn, &[Lease]) -> Result<(), StoreError>,
+        change: Change<'_>,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.transaction(async |c| {
-            let held = fenced::hold(c, runner, leases, fenced::Lock::Shared).await?;
-            if !held.is_empty() {
-                work(c, &held).await?;
+        let mut attempt = 1;
+        loop {
+            let made = self.transaction(async |c| {
+                let held = fenced::hold(c, runner, leases, fenced::Lock::Shared).await?;
+                if !held.is_empty() {
+                    change.make(c, &held).await?;
+                }
+                Ok(held)
+            });
+            match made.await {
+                Err(error) if attempt < ATTEMPTS && sql::is_deadlock(&error) => attempt += 1,
+                made => return made,
             }
-            Ok(held)
-        })
-        .await
+        }
     }
 }
 
@@ -211,10 +210,8 @@ impl Store for MysqlStore {
         delivered: &[Position],
         archive: bool,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.fenced(runner, leases, async |c, held| {
-            fenced::settle(c, held, delivered, archive).await
-        })
-        .await
+        self.change(runner, leases, Change::Settle { delivered, archive })
+            .await
     }
 
     async fn park(
@@ -223,10 +220,7 @@ impl Store for MysqlStore {
         leases: &[Lease],
         messages: &[Parking],
     ) -> Result<Vec<Lease>, StoreError> {
-        self.fenced(runner, leases, async |c, held| {
-            fenced::park(c, held, messages).await
-        })
-        .await
+        self.change(runner, leases, Change::Park { messages }).await
     }
 
     async fn bury(
@@ -236,10 +230,8 @@ impl Store for MysqlStore {
         position: Position,
         error: &str,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.fenced(runner, leases, async |c, held| {
-            fenced::bury(c, held, position, error).await
-        })
-        .await
+        self.change(runner, leases, Change::Bury { position, error })
+            .await
     }
 
     async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {
@@ -263,10 +255,8 @@ impl Store for MysqlStore {
         position: Position,
         refusal: &Refusal,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.fenced(runner, leases, async |c, held| {
-            fenced::refuse_again(c, held, position, refusal).await
-        })
-        .await
+        self.change(runner, leases, Change::RefuseAgain { position, refusal })
+            .await
     }
 
     async fn unpark(
@@ -276,10 +266,8 @@ impl Store for MysqlStore {
         position: Position,
         archive: bool,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.fenced(runner, leases, async |c, held| {
-            fenced::unpark(c, held, position, archive).await
-        })
-        .await
+        self.change(runner, leases, Change::Unpark { position, archive })
+            .await
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {
@@ -326,7 +314,7 @@ impl Store for MysqlStore {
 /// The pool does not tell why there is no connection; the driver does.
 fn no_connection(error: PoolError<Error>) -> StoreError {
     match error {
-        PoolError::Backend(error) => connect::refused(error),
+        PoolError::Backend(error) => error.into(),
         error => StoreError::unavailable(error),
     }
 }

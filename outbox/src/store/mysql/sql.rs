@@ -87,10 +87,16 @@ pub(super) fn count(number: usize) -> i64 {
 
 /// Whether the transaction was rolled back in favour of another one.
 pub(super) fn is_deadlock(error: &StoreError) -> bool {
-    matches!(
-        error.reason().downcast_ref::<Error>(),
-        Some(Error::Server(error)) if error.code == ER_LOCK_DEADLOCK
-    )
+    matches!(driver(error), Some(Error::Server(error)) if error.code == ER_LOCK_DEADLOCK)
+}
+
+/// Whether the connection is lost.
+pub(super) fn is_broken(error: &StoreError) -> bool {
+    driver(error).is_some_and(Error::is_fatal)
+}
+
+fn driver(error: &StoreError) -> Option<&Error> {
+    error.reason().downcast_ref()
 }
 
 impl From<Error> for StoreError {
