@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
-use outbox::store::{LaneBatch, Lease, RunnerId, Store, StoreErrorKind};
+use outbox::store::{LaneBatch, Lease, MysqlStore, RunnerId, Store, StoreErrorKind};
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
-use outbox_tests::database::{Database, Postgres};
+use outbox_tests::database::{Database, MariaDb, Postgres};
+use outbox_tests::servers;
 use uuid::Uuid;
 
 struct Fixture<D: Database> {
@@ -59,6 +60,60 @@ async fn postgres_without_tables_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_without_tables_is_refused() -> Result<()> {
+    without_its_tables_it_is_refused(MariaDb::empty()?.store()?).await;
+    Ok(())
+}
+
+/// Without transactions, or with commits that can be lost, promises would be broken in silence.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_mariadb_that_would_break_a_promise_is_refused() -> Result<()> {
+    let server = servers::MariaDb::start(&[("log-bin", "binlog"), ("binlog-format", "ROW")])?;
+    let database = MariaDb::create_on(&server.url())?;
+    let refused = async |named: &str| -> Result<()> {
+        let error = database.store()?.check().await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Fatal);
+        assert!(error.to_string().contains(named), "{error}");
+        Ok(())
+    };
+    refused("sync_binlog is 0").await?;
+    let relaxed = MysqlStore::builder(database.url()).relaxed_durability(true);
+    relaxed.build()?.check().await?;
+    database.plain_sql("SET GLOBAL sync_binlog = 1")?;
+    database.store()?.check().await?;
+    for (set, named, back) in [
+        (
+            "SET GLOBAL innodb_flush_log_at_trx_commit = 2",
+            "innodb_flush_log_at_trx_commit is 2",
+            "SET GLOBAL innodb_flush_log_at_trx_commit = 1",
+        ),
+        (
+            "SET GLOBAL binlog_format = STATEMENT",
+            "binlog_format = ROW",
+            "SET GLOBAL binlog_format = ROW",
+        ),
+        (
+            "SET GLOBAL read_only = 1",
+            "read-only",
+            "SET GLOBAL read_only = 0",
+        ),
+        (
+            "ALTER TABLE outbox_parked ENGINE = MyISAM",
+            "`outbox_parked` is of the engine MyISAM",
+            "ALTER TABLE outbox_parked ENGINE = InnoDB",
+        ),
+    ] {
+        database.plain_sql(set)?;
+        refused(named).await?;
+        database.plain_sql(back)?;
+    }
+    database.store()?.check().await?;
+    Ok(())
+}
+
 /// Sessions that can't write would only fail later, and without a remedy.
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
@@ -102,11 +157,22 @@ async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<L
     }
 }
 
-/// What exactly-once delivery rests on.
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers() -> Result<()> {
-    let store = Postgres::create()?.store()?;
+async fn postgres_notes_batches() -> Result<()> {
+    batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers::<Postgres>().await
+}
+
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_notes_batches() -> Result<()> {
+    batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers::<MariaDb>().await
+}
+
+/// What exactly-once delivery rests on.
+async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers<D: Database>()
+-> Result<()> {
+    let store = D::create()?.store()?;
     let batch = |number: i64| LaneBatch {
         lane: 3,
         number,
