@@ -77,6 +77,13 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn dead_letters(&self) -> Result<i64>;
 
+    /// The message ids of all that waits, parked or not.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn waiting_ids(&self) -> Result<Vec<Uuid>>;
+
     /// Runs SQL as somebody without Diesel would. Names that are words of SQL are quoted by `"`.
     ///
     /// # Errors
@@ -97,6 +104,22 @@ pub trait Database: Sized + Sync {
 const COUNTERS: &str = "CREATE TABLE counters (name text PRIMARY KEY, n bigint NOT NULL)";
 const COUNT_UP: &str = "INSERT INTO counters (name, n) VALUES ($1, 1) \
     ON CONFLICT (name) DO UPDATE SET n = counters.n + 1 RETURNING n AS count";
+
+const WAITING_IDS: &str =
+    "SELECT message_id FROM outbox UNION ALL SELECT message_id FROM outbox_parked";
+
+/// Where ids are text.
+#[derive(QueryableByName)]
+struct TextId {
+    #[diesel(sql_type = Text)]
+    message_id: String,
+}
+
+fn text_ids(rows: Vec<TextId>) -> Result<Vec<Uuid>> {
+    rows.iter()
+        .map(|row| Ok(Uuid::parse_str(&row.message_id)?))
+        .collect()
+}
 
 #[derive(QueryableByName)]
 struct Count {
@@ -187,22 +210,6 @@ impl Postgres {
         Ok(rows.into_iter().map(|row| row.count).collect())
     }
 
-    /// The message ids of all that waits, parked or not.
-    ///
-    /// # Errors
-    ///
-    /// When the statement fails.
-    pub fn waiting_ids(&self) -> Result<Vec<Uuid>> {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Uuid)]
-            message_id: Uuid,
-        }
-        let query = "SELECT message_id FROM outbox UNION ALL SELECT message_id FROM outbox_parked";
-        let rows: Vec<Row> = sql_query(query).load(&mut self.connect()?)?;
-        Ok(rows.into_iter().map(|row| row.message_id).collect())
-    }
-
     fn count(&self, table: &str) -> Result<i64> {
         let counts = self.counts(&format!("SELECT count(*) FROM {table}"))?;
         counts.into_iter().next().context("a count")
@@ -246,6 +253,16 @@ impl Database for Postgres {
 
     fn dead_letters(&self) -> Result<i64> {
         self.count("outbox_dead_letters")
+    }
+
+    fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Uuid)]
+            message_id: Uuid,
+        }
+        let rows: Vec<Row> = sql_query(WAITING_IDS).load(&mut self.connect()?)?;
+        Ok(rows.into_iter().map(|row| row.message_id).collect())
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {
@@ -375,6 +392,10 @@ impl Database for MariaDb {
         self.count("outbox_dead_letters")
     }
 
+    fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        text_ids(sql_query(WAITING_IDS).load(&mut self.connect()?)?)
+    }
+
     fn plain_sql(&self, sql: &str) -> Result<()> {
         let (server, name) = self.url.rsplit_once('/').context("a URL with a database")?;
         let (_, port) = server.rsplit_once(':').context("a URL with a port")?;
@@ -462,6 +483,10 @@ impl Database for SqliteFile {
 
     fn dead_letters(&self) -> Result<i64> {
         self.count("outbox_dead_letters")
+    }
+
+    fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        text_ids(sql_query(WAITING_IDS).load(&mut self.connect()?)?)
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
-use outbox::store::{LaneBatch, Lease, MysqlStore, RunnerId, Store, StoreErrorKind};
+use outbox::store::{LaneBatch, Lease, MysqlStore, ReadRequest, RunnerId, Store, StoreErrorKind};
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, MariaDb, Postgres};
@@ -127,6 +127,60 @@ async fn a_read_only_postgres_is_refused() -> Result<()> {
     let error = database.store()?.check().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Fatal);
     assert!(error.to_string().contains("read-only"), "{error}");
+    Ok(())
+}
+
+/// On a connection that is the only one, calls are given up at any moment. Whoever has it next finds no answer
+/// of theirs on it, and no transaction.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn calls_that_are_given_up_leave_nothing_behind_on_mariadb() -> Result<()> {
+    const MESSAGES: usize = 400;
+    let database = MariaDb::create()?;
+    let messages: Vec<_> = (0..MESSAGES)
+        .map(|n| Message::new("t").with_payload(vec![7; n * 50]))
+        .collect();
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, &messages))?;
+    let store = MysqlStore::builder(database.url())
+        .max_connections(1)
+        .build()?;
+    let runner = runner("impatient");
+    let leases = lease(&store, &runner, LONG).await?;
+    let mut request = ReadRequest::default();
+    request.lanes = leases.iter().map(|l| (l.lane, MESSAGES)).collect();
+    request.max_bytes = usize::MAX;
+    let all = store.read(&request).await?;
+    assert_eq!(all.len(), MESSAGES);
+    let (mut given_up, mut done) = (0, 0);
+    let mut left = all.clone();
+    while let Some(first) = left.first().cloned() {
+        // From nothing to more than a call takes.
+        let patience = Duration::from_micros(fastrand::u64(..20_000));
+        let settle = async {
+            store.read(&request).await?;
+            let positions = [first.position];
+            store.settle(&runner, &leases, &positions, false).await
+        };
+        match tokio::time::timeout(patience, settle).await {
+            Ok(held) => {
+                assert_eq!(held?, leases);
+                done += 1;
+            }
+            Err(_) => given_up += 1,
+        }
+        let found = store.read(&request).await?;
+        assert!(found == left || found == left[1..], "{} left", found.len());
+        left = found;
+        if given_up + done > 300 {
+            break;
+        }
+    }
+    assert!(
+        given_up > 20 && done > 20,
+        "{given_up} given up, {done} done"
+    );
     Ok(())
 }
 

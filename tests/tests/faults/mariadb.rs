@@ -1,0 +1,149 @@
+//! Runners and writers on MariaDB.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::sql_types::Text;
+use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
+use outbox_tests::crash::Step;
+use outbox_tests::database::{Database as _, MariaDb};
+use outbox_tests::history::Promise;
+use outbox_tests::servers;
+use outbox_tests::topic::Kafka;
+use uuid::Uuid;
+
+use crate::rig::{Rig, RunnerProcess, wait_until};
+
+/// What InnoDB tells of itself.
+fn innodb_status(database: &MariaDb) -> Result<String> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text, column_name = "Status")]
+        status: String,
+    }
+    let query = sql_query("SHOW ENGINE INNODB STATUS");
+    Ok(query.get_result::<Row>(&mut database.connect()?)?.status)
+}
+
+/// How many deadlocks there were on the server since it started.
+fn deadlocks(rig: &Rig<MariaDb>) -> Result<i64> {
+    let counts = rig.database.counts(
+        "SELECT CAST(variable_value AS SIGNED) AS count FROM information_schema.global_status \
+         WHERE variable_name = 'Innodb_deadlocks'",
+    )?;
+    Ok(counts.iter().sum())
+}
+
+/// Three of them, which are killed, or stopped in good order, while others come. Writers that hold their
+/// transactions open, and roll some back, meet them in the tables all the time.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn killed_runners_on_mariadb_lose_and_reorder_nothing_and_meet_nobody_in_a_deadlock() -> Result<()>
+{
+    const ENDS: usize = 10;
+    // Of its own, since the server's count of deadlocks is one for all databases.
+    let server = servers::MariaDb::start(&[("innodb-print-all-deadlocks", "ON")])?;
+    let mut rig = Rig::on(MariaDb::create_on(&server.url())?, &Kafka::new()?)?;
+    let mut load = rig.load();
+    load.pause = Duration::from_millis(2);
+    let writers = load.start(4);
+    let start = |rig: &Rig<MariaDb>| rig.runner().start();
+    let mut runners = vec![start(&rig)?, start(&rig)?, start(&rig)?];
+    let mut killed = 0;
+    for end in 0..ENDS {
+        let delivered = rig.topic.count()?;
+        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        thread::sleep(rig.up_to(Duration::from_millis(600)));
+        let mut leaving = runners.swap_remove(rig.rng.usize(..runners.len()));
+        // Both happen, whatever chance says.
+        if end == 0 || end > 1 && rig.rng.bool() {
+            leaving.kill()?;
+            killed += 1;
+        } else {
+            leaving.terminate()?;
+        }
+        runners.push(start(&rig)?);
+    }
+    let written = writers.stop()?;
+    rig.drain()?;
+    for runner in &mut runners {
+        runner.terminate()?;
+        let log = runner.log()?;
+        ensure!(!log.contains("unavailable"), "{log}");
+    }
+    let verdict = rig.judge(Promise::AtLeastOnce)?;
+    println!("killed={killed} of {ENDS}; {written:?}; {verdict}");
+    let deadlocks = deadlocks(&rig)?;
+    let status = innodb_status(&rig.database)?;
+    ensure!(deadlocks == 0, "{deadlocks} deadlocks: {status}");
+    ensure!(!status.contains("LATEST DETECTED DEADLOCK"), "{status}");
+    ensure!(
+        written.failed == 0,
+        "a runner was in the way of writers: {written:?}"
+    );
+    Ok(())
+}
+
+/// Killed and stopped, under load.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_mariadb_that_crashes_loses_no_message() -> Result<()> {
+    type End = fn(&mut servers::MariaDb) -> Result<()>;
+    let ends: [(&str, End); 3] = [
+        ("killed", servers::MariaDb::kill),
+        ("stopped", servers::MariaDb::stop),
+        ("killed", servers::MariaDb::kill),
+    ];
+    let mut server = servers::MariaDb::start(&[])?;
+    let mut rig = Rig::on(MariaDb::create_on(&server.url())?, &Kafka::new()?)?;
+    let writers = rig.load().start(2);
+    let mut runners = [rig.runner().start()?, rig.runner().start()?];
+    for (how, end) in ends {
+        let delivered = rig.topic.count()?;
+        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        thread::sleep(rig.up_to(Duration::from_millis(500)));
+        end(&mut server)?;
+        thread::sleep(rig.up_to(Duration::from_millis(500)));
+        server.restart()?;
+        let back = Instant::now();
+        let delivered = rig.topic.count()?;
+        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        println!("end={how} resumed_after={:?}", back.elapsed());
+    }
+    let written = writers.stop()?;
+    ensure!(written.failed > 0, "{written:?}");
+    rig.drain()?;
+    for runner in &mut runners {
+        runner.terminate()?;
+    }
+    rig.judge(Promise::AtLeastOnce)?;
+    Ok(())
+}
+
+/// Runners that die at each step of a batch, with transactions in Kafka: what was committed there is not
+/// sent again, and what was not is.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn crashes_on_mariadb_repeat_nothing_with_exactly_once_delivery() -> Result<()> {
+    let rig = Rig::on(MariaDb::create()?, &Kafka::new()?)?;
+    let name = Uuid::new_v4().simple().to_string();
+    let writers = rig.load().start(2);
+    let settings = || {
+        let mut settings = rig.runner();
+        settings.exactly_once = Some(name.clone());
+        settings
+    };
+    for (number, step) in Step::ALL.into_iter().enumerate() {
+        let mut crashing = settings();
+        crashing.crash = Some((step, 2 + number, Duration::from_millis(2)));
+        let mut runner: RunnerProcess = crashing.start()?;
+        let status = runner.wait()?;
+        ensure!(!status.success(), "it did not die: {}", runner.log()?);
+    }
+    writers.stop()?;
+    let mut heir = settings().start()?;
+    rig.drain()?;
+    heir.terminate()?;
+    rig.judge(Promise::ExactlyOnce).map(drop)
+}
