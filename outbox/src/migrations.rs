@@ -22,6 +22,11 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 #[cfg(feature = "mysql")]
 pub const MYSQL: EmbeddedMigrations = embed_migrations!("migrations/mysql");
 
+/// The least rights on MySQL and MariaDB, as SQL: a role `outbox_writer` for who publishes, and a role
+/// `outbox_runner`. No migration, since it makes roles: run it once after the migrations.
+#[cfg(feature = "mysql")]
+pub const MYSQL_GRANTS: &str = include_str!("../migrations/mysql/grants.sql");
+
 /// The tables on PostgreSQL, version 13 or later.
 #[cfg(feature = "postgres")]
 pub const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");

@@ -345,6 +345,29 @@ impl MariaDb {
         Ok(rows.into_iter().map(|row| row.count).collect())
     }
 
+    /// What the server's own client shows for this SQL.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    pub fn ask(&self, sql: &str) -> Result<String> {
+        let (server, name) = self.url.rsplit_once('/').context("a URL with a database")?;
+        let (_, port) = server.rsplit_once(':').context("a URL with a port")?;
+        let output = std::process::Command::new("mariadb")
+            .args(["--no-defaults", "--host=127.0.0.1", "--user=root", "--port"])
+            .args([port, name])
+            .arg("--init-command=SET sql_mode = concat(@@sql_mode, ',ANSI_QUOTES')")
+            .args(["--raw", "--execute", sql])
+            .output()
+            .context("mariadb")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "mariadb: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     fn count(&self, table: &str) -> Result<i64> {
         let counts = self.counts(&format!("SELECT count(*) AS count FROM {table}"))?;
         counts.into_iter().next().context("a count")
@@ -397,21 +420,7 @@ impl Database for MariaDb {
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {
-        let (server, name) = self.url.rsplit_once('/').context("a URL with a database")?;
-        let (_, port) = server.rsplit_once(':').context("a URL with a port")?;
-        let output = std::process::Command::new("mariadb")
-            .args(["--no-defaults", "--host=127.0.0.1", "--user=root", "--port"])
-            .args([port, name])
-            .arg("--init-command=SET sql_mode = concat(@@sql_mode, ',ANSI_QUOTES')")
-            .args(["--execute", sql])
-            .output()
-            .context("mariadb")?;
-        anyhow::ensure!(
-            output.status.success(),
-            "mariadb: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        self.ask(sql).map(drop)
     }
 }
 

@@ -1,12 +1,14 @@
 //! What every store promises the runner, and what is about one database only.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use diesel::Connection as _;
 use outbox::store::{LaneBatch, Lease, MysqlStore, ReadRequest, RunnerId, Store, StoreErrorKind};
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
+use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database, MariaDb, Postgres};
 use outbox_tests::servers;
 use uuid::Uuid;
@@ -127,6 +129,56 @@ async fn a_read_only_postgres_is_refused() -> Result<()> {
     let error = database.store()?.check().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Fatal);
     assert!(error.to_string().contains("read-only"), "{error}");
+    Ok(())
+}
+
+/// With TLS where it is asked for: to a server that proves who it is, and to no other.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_is_believed_by_its_certificate() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // The server runs as another user.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+        Ok(path.to_str().context("a path in UTF-8")?.to_owned())
+    };
+    let (authority, stranger) = (Authority::new()?, Authority::new()?);
+    let own = authority.issue("mariadb", &["127.0.0.1"])?;
+    let server = servers::MariaDb::start(&[
+        ("ssl-cert", &file("server.pem", &own.certificate)?),
+        ("ssl-key", &file("server.key", &own.key)?),
+    ])?;
+    let database = MariaDb::create_on(&server.url())?;
+    // From now on, who comes without TLS is turned away.
+    database.plain_sql(
+        "CREATE USER shop@'%' REQUIRE SSL; GRANT ALL ON *.* TO shop@'%'; \
+         CREATE USER plain@'%'; GRANT ALL ON *.* TO plain@'%'",
+    )?;
+    let as_user = |user: &str| database.url().replace("//root@", &format!("//{user}@"));
+    let trusted = file("ca.pem", authority.certificate())?;
+    let strange = file("stranger.pem", stranger.certificate())?;
+
+    let with = |url: &str, root: &str| MysqlStore::builder(url).root_certificate(root).build();
+    with(&as_user("shop"), &trusted)?.check().await?;
+    MysqlStore::new(as_user("plain"))?.check().await?;
+    let required = format!("{}?require_ssl=true", as_user("plain"));
+    let elsewhere = as_user("plain").replace("127.0.0.1", "localhost");
+    for (what, store) in [
+        ("without TLS", MysqlStore::new(as_user("shop"))?),
+        (
+            "an authority that nobody knows",
+            MysqlStore::new(&required)?,
+        ),
+        ("another authority", with(&as_user("plain"), &strange)?),
+        ("another name", with(&elsewhere, &trusted)?),
+    ] {
+        let error = store.check().await.err().with_context(|| what)?;
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{what}: {error}");
+        println!("{what}: {error}");
+    }
     Ok(())
 }
 

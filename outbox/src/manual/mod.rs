@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
+//! | [`mysql`] | MySQL and MariaDB: tables, settings of the server, what is different there |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
 //! | [`metrics`] | what a runner measures, and what to alert on |
 
@@ -17,6 +18,10 @@ pub mod health {}
 #[cfg(feature = "metrics")]
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[cfg(feature = "mysql")]
+#[doc = include_str!("mysql.md")]
+pub mod mysql {}
 
 #[cfg(feature = "kafka")]
 #[doc = include_str!("kafka.md")]

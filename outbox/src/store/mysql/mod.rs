@@ -60,22 +60,12 @@ const ATTEMPTS: usize = 3;
 /// # }
 /// ```
 ///
-/// # Waking up
-///
-/// MySQL has nothing by which a writer could wake a runner. A runner polls, at short intervals while there
-/// is work and after its [`poll_interval`](crate::runner::RunnerBuilder::poll_interval) when there was none.
+/// A runner finds new messages by polling: MySQL has nothing by which a writer could wake it.
 /// In the process of the writer, [`Waker::wake`](crate::runner::Waker::wake) after the commit saves the wait.
 ///
-/// # What the server must be like
-///
-/// Before it starts, a runner looks whether the server keeps what it has committed, and refuses one that
-/// does not, with the setting to change: a server that can lose commits in a power failure would have
-/// messages delivered of transactions that never were. It also refuses a server that is read-only, one with
-/// a binary log by statements (which READ COMMITTED can't be used with), and tables of other engines than
-/// InnoDB.
-///
-/// Ids are drawn in the order of writing by *one* server. Where several take writes at once, as with Galera,
-/// let all that publish write to the same one, and the runner read there.
+/// Before it starts, a runner looks whether the server keeps what it has committed, and refuses one that does
+/// not, with the setting to change. [`manual::mysql`](crate::manual::mysql) lists what it looks for, and tells
+/// what else is different here.
 #[derive(Clone)]
 pub struct MysqlStore {
     pool: Pool<Connector>,
