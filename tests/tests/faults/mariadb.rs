@@ -8,6 +8,7 @@ use outbox_tests::crash::Step;
 use outbox_tests::database::{Database as _, MariaDb};
 use outbox_tests::history::Promise;
 use outbox_tests::servers;
+use outbox_tests::servers::process::Signal;
 use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
@@ -106,6 +107,40 @@ fn a_mariadb_that_crashes_loses_no_message() -> Result<()> {
     }
     rig.judge(Promise::AtLeastOnce)?;
     Ok(())
+}
+
+/// A runner is stopped for longer than its leases, and goes on when the other one has them all.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn paused_runners_on_mariadb_and_their_successors_lose_nothing() -> Result<()> {
+    const PAUSES: usize = 4;
+    let mut rig = Rig::on(MariaDb::create()?, &Kafka::new()?)?;
+    let writers = rig.load().start(3);
+    let mut runners = [rig.runner().start()?, rig.runner().start()?];
+    let lanes_of = |rig: &Rig<MariaDb>, name: &str| {
+        rig.database.counts(&format!(
+            "SELECT count(*) AS count FROM outbox_lanes AS l \
+             JOIN outbox_runners AS r ON r.runner = l.owner WHERE r.name = '{name}'"
+        ))
+    };
+    for pause in 0..PAUSES {
+        let names = [runners[0].name.clone(), runners[1].name.clone()];
+        wait_until("both have their share", || {
+            Ok(lanes_of(&rig, &names[0])? == [8] && lanes_of(&rig, &names[1])? == [8])
+        })?;
+        thread::sleep(rig.up_to(Duration::from_millis(300)));
+        runners[pause % 2].signal(Signal::STOP)?;
+        wait_until("the other one takes over", || {
+            Ok(lanes_of(&rig, &names[(pause + 1) % 2])? == [16])
+        })?;
+        runners[pause % 2].signal(Signal::CONT)?;
+    }
+    writers.stop()?;
+    rig.drain()?;
+    for runner in &mut runners {
+        runner.terminate()?;
+    }
+    rig.judge(Promise::AtLeastOnceWithZombies).map(drop)
 }
 
 /// Runners that die at each step of a batch, with transactions in Kafka: what was committed there is not
