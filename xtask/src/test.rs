@@ -9,9 +9,11 @@ use anyhow::Result;
 use outbox_test_servers::kafka;
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 14] = [
+const FEATURES: [&str; 16] = [
     "",
     "async",
+    "mysql",
+    "mysql,runner",
     "postgres",
     "sqlite",
     "postgres,async",

@@ -33,6 +33,7 @@ use crate::store::Store;
 /// ```
 ///
 /// On PostgreSQL this is not needed: there `publish` wakes runners that sleep, in whatever process.
+/// MySQL and SQLite have nothing by which it could.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<Bell>);
 
