@@ -121,8 +121,10 @@ impl<D: Database<Connection: Writer>> Rig<D> {
     /// When something still waits after [`LIMIT`]: with the runners' last words.
     pub fn drain(&self) -> Result<()> {
         let drained = wait_until("all is settled", || {
-            Ok(!load::is_writing(&self.database)?
-                && (self.database.waiting()?, self.database.parked()?) == (0, 0))
+            // Messages move from one table to the other.
+            let database = &self.database;
+            let left = (database.parked()?, database.waiting()?, database.parked()?);
+            Ok(!load::is_writing(database)? && left == (0, 0, 0))
         });
         drained.with_context(|| self.logs())
     }
@@ -158,7 +160,7 @@ impl<D: Database<Connection: Writer>> Rig<D> {
     }
 
     /// The runners' last words.
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         const SHOWN: usize = 6_000;
         let mut text = String::new();
         for number in 0..self.runners.get() {

@@ -38,13 +38,14 @@ fn start(database: &Postgres, kafka: &Kafka, name: &str) -> Result<RunnerThread>
 fn wait_for(database: &Postgres, waiting: i64, parked: i64) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let now = (database.waiting()?, database.parked()?);
-        if now == (waiting, parked) {
+        // Messages move from one table to the other.
+        let now = (database.parked()?, database.waiting()?, database.parked()?);
+        if now == (parked, waiting, parked) {
             return Ok(());
         }
         ensure!(
             Instant::now() < deadline,
-            "{now:?} instead of {waiting} and {parked}"
+            "{now:?} instead of {waiting} waiting and {parked} parked"
         );
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -148,6 +149,33 @@ fn a_refused_message_is_parked_and_the_others_are_delivered_once() -> Result<()>
     settled(&database)?;
     runner.stop()?;
     assert_once_in_order(&topic.read_committed()?, 2 * COUNT + 1)
+}
+
+/// In the batch of the refused message, whose transaction is aborted.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn what_stands_before_a_refused_message_of_its_key_is_delivered_once() -> Result<()> {
+    let database = Postgres::create()?;
+    let kafka = Kafka::new()?;
+    let topic = kafka.create_topic(1)?;
+    let name = Uuid::new_v4().simple().to_string();
+    let mut connection = database.connect()?;
+    connection.batch_execute(&format!(
+        "INSERT INTO outbox (topic, key, payload) \
+         SELECT '{}', 'k', convert_to(CASE n WHEN 5 THEN repeat('x', 2000000) ELSE n::text END, 'UTF8') \
+         FROM generate_series(0, 9) AS n",
+        topic.name()
+    ))?;
+    let runner = start(&database, &kafka, &name)?;
+    wait_for(&database, 0, 5)?;
+    ensure!(topic.wait_for(5)?.len() == 5, "those before it arrive");
+    connection.batch_execute(
+        "UPDATE outbox_parked SET payload = '5', next_attempt_at = clock_timestamp() \
+         WHERE octet_length(payload) > 1",
+    )?;
+    settled(&database)?;
+    runner.stop()?;
+    assert_once_in_order(&topic.read_committed()?, 10)
 }
 
 /// Headers that are none can only be written by plain SQL. They are found before anything is sent.

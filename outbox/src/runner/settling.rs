@@ -40,7 +40,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             fatal: None,
         };
         while let Some((batch, delivery)) = sent.recv().await {
-            let outcomes = self.outcomes(delivery, batch.messages.len()).await;
+            let mut outcomes = self.outcomes(delivery, batch.messages.len()).await;
+            self.send_rest(&batch, &mut outcomes).await;
             let metrics = &self.runner.metrics;
             metrics.known(batch.sent_at, &batch.messages, &outcomes);
             match &batch.origin {

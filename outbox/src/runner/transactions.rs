@@ -1,6 +1,6 @@
 //! Exactly-once delivery: what is sent is noted first, and known again after a crash.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::backoff::Backoff;
 use super::event::RunnerEvent;
-use super::session::{Place, Session};
+use super::session::{Batch, Origin, Place, Session};
 use super::{RunError, survive};
 use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind, Transactions};
 use crate::store::{LaneBatch, Lease, Position, Store, StoreError, StoredMessage};
@@ -156,6 +156,33 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(true)
     }
 
+    /// A refused message aborts the transaction of its lane. What nothing speaks against is sent in another one:
+    /// at least what stands before the refused message of its key, or that would never come to be its turn.
+    pub(super) async fn send_rest(&self, batch: &Batch, outcomes: &mut [Outcome]) {
+        if self.runner.sink.transactions().is_none() {
+            return;
+        }
+        let place = match batch.origin {
+            Origin::Outbox => Place::Outbox,
+            Origin::Parked(_) => Place::Parked,
+        };
+        let refused = |outcomes: &[Outcome]| outcomes.iter().filter(|o| is_refused(o)).count();
+        let mut known = 0;
+        while refused(outcomes) > known {
+            known = refused(outcomes);
+            let rest = rest(&batch.messages, outcomes);
+            let messages: Vec<_> = rest.iter().map(|&i| batch.messages[i].clone()).collect();
+            if messages.is_empty() {
+                return;
+            }
+            let delivery = self.send(&batch.leases, &messages, place).await;
+            let sent = self.outcomes(delivery, messages.len()).await;
+            for (index, outcome) in rest.into_iter().zip(sent) {
+                outcomes[index] = outcome;
+            }
+        }
+    }
+
     /// Notes the messages as one batch a lane, and commits each.
     pub(super) async fn commit(
         &self,
@@ -208,5 +235,68 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             outcomes
         })
+    }
+}
+
+fn is_refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(error) if error.kind() == SinkErrorKind::Rejected)
+}
+
+/// The places of the messages that were skipped in lanes with a refused message, and are not behind one of
+/// their key.
+fn rest(messages: &[StoredMessage], outcomes: &[Outcome]) -> Vec<usize> {
+    let aborted: HashSet<i16> = messages
+        .iter()
+        .zip(outcomes)
+        .filter(|(_, outcome)| is_refused(outcome))
+        .map(|(stored, _)| stored.position.lane)
+        .collect();
+    let mut broken = HashSet::new();
+    let mut rest = Vec::new();
+    for (index, (stored, outcome)) in messages.iter().zip(outcomes).enumerate() {
+        if !aborted.contains(&stored.position.lane) {
+            continue;
+        }
+        let key = stored.message.ordering_key().fingerprint();
+        match outcome {
+            Err(error) if error.kind() == SinkErrorKind::Skipped => {
+                if key.is_none_or(|key| !broken.contains(&key)) {
+                    rest.push(index);
+                }
+            }
+            Err(_) => broken.extend(key),
+            Ok(()) => {}
+        }
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Message;
+
+    #[test]
+    fn the_rest_is_what_no_failure_of_its_key_stands_before() {
+        let messages: Vec<_> = [(0, "a"), (0, "b"), (0, "a"), (0, "a"), (0, ""), (1, "c")]
+            .into_iter()
+            .zip(0..)
+            .map(|((lane, key), id)| StoredMessage {
+                position: Position { lane, id },
+                message: match key {
+                    "" => Message::new("t"),
+                    key => Message::new("t").with_key(key),
+                },
+                created_at: std::time::SystemTime::UNIX_EPOCH,
+                defect: None,
+            })
+            .collect();
+        let mut outcomes = vec![Err(SinkError::skipped()); messages.len()];
+        assert_eq!(rest(&messages, &outcomes), [0; 0], "nothing was refused");
+        outcomes[2] = Err(SinkError::rejected("no"));
+        assert_eq!(rest(&messages, &outcomes), [0, 1, 4]);
+        outcomes[0] = Ok(());
+        outcomes[1] = Err(SinkError::unavailable("away"));
+        assert_eq!(rest(&messages, &outcomes), [4]);
     }
 }

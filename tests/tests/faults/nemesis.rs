@@ -503,14 +503,16 @@ fn survive(promise: Promise) -> Result<()> {
         // How long it lasts, not a wait for something.
         thread::sleep(world.rig.up_to(LONGEST));
         for &fault in &faults {
-            world.end(fault).with_context(|| fault.to_string())?;
+            let ended = world.end(fault).with_context(|| fault.to_string());
+            ended.with_context(|| world.rig.logs())?;
         }
         // A broker that is coming back may not know the topic for a while.
         wait_until("messages arrive again", || {
             let count = world.rig.topic.count();
             Ok(count.is_ok_and(|count| count > delivered))
         })
-        .with_context(|| format!("after {faults:?}"))?;
+        .with_context(|| format!("after {faults:?}"))
+        .with_context(|| world.rig.logs())?;
     }
     let lasted = begin.elapsed();
     let written = writers.stop()?;
