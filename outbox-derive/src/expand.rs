@@ -24,6 +24,7 @@ pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
         expansion.key(),
         expansion.headers(),
         Some(expansion.event_type()),
+        Some(expansion.kinds()),
         expansion.id(),
         expansion.content_type(),
         expansion.max_bytes(),
@@ -246,6 +247,31 @@ impl<'a> Expansion<'a> {
         quote! {
             fn event_type(&self) -> #krate::Option<#krate::Cow<'_, str>> {
                 #body
+            }
+        }
+    }
+
+    /// What is known without a value. A type that fields decide about is not; a topic may be.
+    fn kinds(&self) -> TokenStream {
+        let krate = &self.krate;
+        let known = |source: &Source<'a>| match source {
+            Source::Constant(_) | Source::Path(_) => Some(self.text(source, &mut Used::default())),
+            _ => None,
+        };
+        let kinds = self.plan.cases.iter().filter_map(|case| {
+            let event_type = known(&case.event_type)?;
+            let topic = match known(&case.topic) {
+                Some(topic) => quote!(#krate::Option::Some(#topic)),
+                None => self.none.clone(),
+            };
+            Some(quote!((#topic, #event_type)))
+        });
+        quote! {
+            fn __kinds() -> #krate::Vec<#krate::Kind>
+            where
+                Self: #krate::Sized,
+            {
+                #krate::Vec::from([#(#kinds),*])
             }
         }
     }

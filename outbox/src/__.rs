@@ -6,6 +6,7 @@
 
 pub use std::borrow::Cow;
 pub use std::format;
+pub use std::marker::Sized;
 pub use std::option::Option;
 pub use std::result::Result;
 pub use std::string::String;
@@ -13,6 +14,7 @@ pub use std::vec::Vec;
 
 pub use uuid::Uuid;
 
+pub use crate::event::Kind;
 pub use crate::{BoxError, Encoder, Error, Headers, Json, Message, OutboxEvent};
 
 use crate::AsBytes;
