@@ -1,0 +1,37 @@
+//! The tables as Diesel knows tables, to ask them what a program wants to know.
+//!
+//! There is a module for each database, since types differ. The migrations say what the columns mean.
+//!
+//! ```
+//! # #[cfg(all(feature = "migrations", feature = "sqlite"))] {
+//! # use diesel_migrations::MigrationHarness as _;
+//! use diesel::dsl::count_star;
+//! use diesel::prelude::*;
+//! use outbox::schema::sqlite::outbox;
+//! use outbox::{Message, publish_all};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let conn = &mut SqliteConnection::establish(":memory:")?;
+//! # conn.run_pending_migrations(outbox::migrations::SQLITE).unwrap();
+//! conn.transaction(|c| publish_all(c, ["orders", "stock", "orders"].map(Message::new)))?;
+//!
+//! // How much waits for each topic.
+//! let waiting: Vec<(String, i64)> = outbox::table
+//!     .group_by(outbox::topic)
+//!     .select((outbox::topic, count_star()))
+//!     .order(outbox::topic)
+//!     .load(conn)?;
+//! assert_eq!(waiting, [("orders".to_owned(), 2), ("stock".to_owned(), 1)]);
+//! # Ok(())
+//! # }
+//! # main().unwrap();
+//! # }
+//! ```
+//!
+//! Look at them, and leave it to [`publish`](crate::OutboxEvent::publish), the runner and its operators to
+//! change them: a row that is taken out of `outbox` by hand is a message that nobody gets.
+
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
