@@ -260,7 +260,15 @@ impl<'a> Expansion<'a> {
         };
         let kinds = self.plan.cases.iter().filter_map(|case| {
             let event_type = known(&case.event_type)?;
-            let topic = match known(&case.topic) {
+            let topic = match &case.topic {
+                // In the words of `topic`, so that a mistake is told once.
+                Source::Path(path) => {
+                    let topic = self.call(path.span(), "check_topic", &quote!(#path));
+                    Some(quote!(#krate::Cow::Borrowed(#topic)))
+                }
+                topic => known(topic),
+            };
+            let topic = match topic {
                 Some(topic) => quote!(#krate::Option::Some(#topic)),
                 None => self.none.clone(),
             };
@@ -271,7 +279,7 @@ impl<'a> Expansion<'a> {
             where
                 Self: #krate::Sized,
             {
-                #krate::Vec::from([#(#kinds),*])
+                #krate::kinds([#(#kinds),*])
             }
         }
     }

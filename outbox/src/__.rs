@@ -47,6 +47,11 @@ pub fn key<T: AsBytes<Form> + ?Sized, Form>(value: &T) -> Option<Cow<'static, [u
         .map(|bytes| Cow::Owned(bytes.into_owned()))
 }
 
+/// What is known of events without having one.
+pub fn kinds<const N: usize>(kinds: [Kind; N]) -> Vec<Kind> {
+    kinds.into()
+}
+
 /// Adds a header, unless its value is `None`.
 pub fn push_header<T: AsBytes<Form> + ?Sized, Form>(
     headers: &mut Headers,
