@@ -79,7 +79,10 @@ fn a_message_that_comes_twice_is_counted_once() -> Result<()> {
         applied.extend(consume(&consumer, conn)?);
     }
     runner.stop()?;
-    assert_eq!(applied, [Applied::Now, Applied::Before, Applied::Now]);
+    let repeated = applied
+        .iter()
+        .filter(|applied| **applied == Applied::Before);
+    assert_eq!((applied.len(), repeated.count()), (3, 1));
     assert_eq!(
         owed(conn)?,
         [("ada".to_owned(), 100), ("grace".to_owned(), 100)]

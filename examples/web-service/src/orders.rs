@@ -1,6 +1,6 @@
 //! Orders, and what other systems get to know of them.
 
-use diesel::prelude::*;
+use diesel::Insertable;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use outbox::OutboxEvent;
 use serde::{Deserialize, Serialize};

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::orders::{self, NewOrder, OrderPlaced};
 
 /// In a transaction that is never committed.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn an_order_is_announced_if_it_is_placed() -> Result<()> {
     let server = Postgres::start(&[])?;
@@ -36,7 +36,7 @@ async fn an_order_is_announced_if_it_is_placed() -> Result<()> {
 }
 
 /// Over HTTP, with a runner whose broker is a record.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn what_is_placed_over_http_is_delivered_before_the_service_ends() -> Result<()> {
     let server = Postgres::start(&[])?;
