@@ -113,7 +113,8 @@ fn postgres() -> Result<()> {
 
     use outbox::schema::postgres::outbox;
     let id = connection.transaction(|c| Message::new("t").with_key("k").publish(c))?;
-    let rows: Vec<(i64, i16, Uuid, String, Option<Vec<u8>>)> = outbox::table
+    type Row = (i64, i16, Uuid, String, Option<Vec<u8>>);
+    let rows: Vec<Row> = outbox::table
         .filter(outbox::topic.eq("t"))
         .select((
             outbox::id,

@@ -325,3 +325,49 @@ fn show(message: &Message) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, crate::OutboxEvent)]
+    #[outbox(topic = "orders", event_type = "order.placed")]
+    struct OrderPlaced {
+        order_id: u64,
+    }
+
+    #[test]
+    #[cfg(feature = "cloudevents")]
+    fn the_data_of_a_cloud_event_is_the_event() -> Result<(), BoxError> {
+        let event = OrderPlaced { order_id: 17 };
+        let message = crate::CloudEvent::new("/shop")
+            .structured()
+            .wrap(event.message()?)?;
+        assert_ne!(message.payload(), event.message()?.payload());
+        assert_eq!(events(&[message], json::<OrderPlaced>), [event]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_shown_is_short_and_readable() -> Result<(), BoxError> {
+        let long = Message::new("t")
+            .with_partition(3)
+            .with_key("k")
+            .with_payload("ä".repeat(SHOWN_CHARACTERS + 1));
+        let shown = show(&long);
+        assert!(shown.contains("message without a type for topic \"t\", partition 3, key \"k\""));
+        assert!(shown.ends_with("ä…"), "{shown}");
+        assert_eq!(shown.matches('ä').count(), SHOWN_CHARACTERS);
+        let bytes = show(&Message::new("t").with_payload([0xff, 0x00]));
+        assert!(bytes.ends_with("2 bytes that are no text"), "{bytes}");
+        assert!(show(&Message::new("t")).ends_with("a tombstone"));
+        Ok(())
+    }
+
+    #[test]
+    fn the_derive_tells_the_kinds_of_a_type() {
+        let kind = (Some("orders".into()), "order.placed".into());
+        assert_eq!(OrderPlaced::__kinds(), [kind]);
+        assert_eq!(Message::__kinds(), []);
+    }
+}
