@@ -24,9 +24,11 @@ impl<DB: TestBackend> QueryFragment<DB> for Select {
 }
 
 /// Takes the message with this id out of the table.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 #[derive(Debug, QueryId)]
 pub struct Settle(pub(super) i64);
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 impl From<i64> for Settle {
     fn from(id: i64) -> Self {
         Self(id)
