@@ -11,7 +11,6 @@
 mod users;
 
 use std::io::BufRead;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -23,7 +22,7 @@ use outbox::schema::sqlite::outbox as messages;
 use outbox::sink::{Sink, sink_fn};
 use outbox::store::{SqliteStore, StoredMessage};
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<()> {
     let file = std::env::args().nth(1);
     let file = file.as_deref().unwrap_or("blocking.sqlite");
     // In earnest this is a `KafkaSink`, or a function that calls another service.
@@ -33,7 +32,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Ok(())
     });
     let refused = serve(file, std::io::stdin().lock(), greet)?;
-    Ok(ExitCode::from(u8::from(refused > 0)))
+    eprintln!("{refused} were refused");
+    Ok(())
 }
 
 /// Registers whom each line names. Returns how many were refused.

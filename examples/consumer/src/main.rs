@@ -18,6 +18,7 @@ use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, PgConnection};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use uuid::Uuid;
 
@@ -54,10 +55,18 @@ fn subscribe(brokers: &str) -> Result<BaseConsumer> {
     Ok(consumer)
 }
 
-/// Takes the next message, if there is one within a second.
+/// Takes the next message, if there is one within a second. What it can't understand is an error that ends the
+/// consumer: nothing is passed over unnoticed, and the message comes again.
 fn consume(consumer: &BaseConsumer, connection: &mut PgConnection) -> Result<Option<Applied>> {
-    let Some(message) = consumer.poll(Duration::from_secs(1)).transpose()? else {
-        return Ok(None);
+    let message = match consumer.poll(Duration::from_secs(1)) {
+        Some(Ok(message)) => message,
+        Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error.into()),
+        // A broker that is away, a topic that is not there yet: the client goes on by itself.
+        Some(Err(error)) => {
+            eprintln!("{error}");
+            return Ok(None);
+        }
+        None => return Ok(None),
     };
     let payload = message.payload().context("a tombstone")?;
     let order: OrderPlaced = serde_json::from_slice(payload)?;

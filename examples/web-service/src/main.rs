@@ -32,7 +32,10 @@ async fn main() -> anyhow::Result<()> {
     let url = env::var("DATABASE_URL").context("DATABASE_URL")?;
     let brokers = env::var("KAFKA_BROKERS").context("KAFKA_BROKERS")?;
     migrate(&url).await?;
-    let sink = KafkaSink::builder(brokers).build()?;
+    let sink = KafkaSink::builder(brokers)
+        // Where topics are made by somebody else, leave this out.
+        .create_topics(3, None)
+        .build()?;
     let runner = Runner::builder(PostgresStore::new(&url)?, sink).build()?;
     let listener = TcpListener::bind(("0.0.0.0", 8080)).await?;
     println!("listening on {}", listener.local_addr()?);

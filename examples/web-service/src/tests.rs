@@ -60,6 +60,9 @@ async fn what_is_placed_over_http_is_delivered_before_the_service_ends() -> Resu
     let order = json!({ "customer": "ada", "total_cents": 4_200 });
     let answer = client.post(format!("{base}/orders")).json(&order).send();
     assert_eq!(answer.await?.status(), 201);
+    let nothing = json!({ "customer": "ada", "total_cents": 0 });
+    let answer = client.post(format!("{base}/orders")).json(&nothing).send();
+    assert_eq!(answer.await?.status(), 422);
     let delivered = sink.wait_until(|delivered| delivered.len() == 1).await;
     assert_eq!(delivered[0].key(), Some(&b"ada"[..]));
 

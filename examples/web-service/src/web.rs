@@ -4,6 +4,7 @@ use axum::extract::{Json, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Router, serve as serve_http};
+use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::deadpool::Pool;
 use outbox::runner::{HealthWatch, Runner};
@@ -55,7 +56,7 @@ async fn place_order(
     let mut connection = app.pool.get().await.map_err(unavailable)?;
     let order_id = orders::place(&mut connection, order)
         .await
-        .map_err(unavailable)?;
+        .map_err(not_placed)?;
     Ok((StatusCode::CREATED, order_id.to_string()))
 }
 
@@ -77,6 +78,17 @@ async fn readyz(State(app): State<App>) -> (StatusCode, String) {
             StatusCode::SERVICE_UNAVAILABLE,
             health.problems().join("\n"),
         ),
+    }
+}
+
+/// What the database refuses is the customer's mistake; all else will pass.
+fn not_placed(error: outbox::Error) -> (StatusCode, String) {
+    match error {
+        outbox::Error::Database(Error::DatabaseError(DatabaseErrorKind::CheckViolation, _)) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "an order costs something".into(),
+        ),
+        error => unavailable(error),
     }
 }
 
