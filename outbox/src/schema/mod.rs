@@ -7,7 +7,8 @@
 //! # use diesel_migrations::MigrationHarness as _;
 //! use diesel::dsl::count_star;
 //! use diesel::prelude::*;
-//! use outbox::schema::sqlite::outbox;
+//! // Not by its own name, which is that of the library.
+//! use outbox::schema::sqlite::outbox as messages;
 //! use outbox::{Message, publish_all};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,10 +17,10 @@
 //! conn.transaction(|c| publish_all(c, ["orders", "stock", "orders"].map(Message::new)))?;
 //!
 //! // How much waits for each topic.
-//! let waiting: Vec<(String, i64)> = outbox::table
-//!     .group_by(outbox::topic)
-//!     .select((outbox::topic, count_star()))
-//!     .order(outbox::topic)
+//! let waiting: Vec<(String, i64)> = messages::table
+//!     .group_by(messages::topic)
+//!     .select((messages::topic, count_star()))
+//!     .order(messages::topic)
 //!     .load(conn)?;
 //! assert_eq!(waiting, [("orders".to_owned(), 2), ("stock".to_owned(), 1)]);
 //! # Ok(())
