@@ -27,7 +27,7 @@ mod publish;
 pub mod registry;
 #[cfg(feature = "runner")]
 pub mod runner;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub mod schema;
 #[cfg(feature = "runner")]
 pub mod sink;

@@ -18,6 +18,15 @@
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
+/// The tables on MySQL, version 8.0.16 or later, and on MariaDB, version 10.11 or later.
+#[cfg(feature = "mysql")]
+pub const MYSQL: EmbeddedMigrations = embed_migrations!("migrations/mysql");
+
+/// The least rights on MySQL and MariaDB, as SQL: a role `outbox_writer` for who publishes, and a role
+/// `outbox_runner`. No migration, since it makes roles: run it once after the migrations.
+#[cfg(feature = "mysql")]
+pub const MYSQL_GRANTS: &str = include_str!("../migrations/mysql/grants.sql");
+
 /// The tables on PostgreSQL, version 13 or later.
 #[cfg(feature = "postgres")]
 pub const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");

@@ -7,10 +7,12 @@ use diesel::connection::{LoadConnection, SimpleConnection as _};
 use diesel::r2d2::R2D2Connection;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
-use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl as _, SqliteConnection};
+use diesel::{
+    Connection, MysqlConnection, PgConnection, QueryableByName, RunQueryDsl as _, SqliteConnection,
+};
 use diesel_migrations::MigrationHarness as _;
 use outbox::OutboxBackend;
-use outbox::store::{PostgresStore, SqliteStore, Store};
+use outbox::store::{MysqlStore, PostgresStore, SqliteStore, Store};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -75,7 +77,14 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn dead_letters(&self) -> Result<i64>;
 
-    /// Runs SQL as somebody without Diesel would.
+    /// The message ids of all that waits, parked or not.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn waiting_ids(&self) -> Result<Vec<Uuid>>;
+
+    /// Runs SQL as somebody without Diesel would. Names that are words of SQL are quoted by `"`.
     ///
     /// # Errors
     ///
@@ -95,6 +104,22 @@ pub trait Database: Sized + Sync {
 const COUNTERS: &str = "CREATE TABLE counters (name text PRIMARY KEY, n bigint NOT NULL)";
 const COUNT_UP: &str = "INSERT INTO counters (name, n) VALUES ($1, 1) \
     ON CONFLICT (name) DO UPDATE SET n = counters.n + 1 RETURNING n AS count";
+
+const WAITING_IDS: &str =
+    "SELECT message_id FROM outbox UNION ALL SELECT message_id FROM outbox_parked";
+
+/// Where ids are text.
+#[derive(QueryableByName)]
+struct TextId {
+    #[diesel(sql_type = Text)]
+    message_id: String,
+}
+
+fn text_ids(rows: Vec<TextId>) -> Result<Vec<Uuid>> {
+    rows.iter()
+        .map(|row| Ok(Uuid::parse_str(&row.message_id)?))
+        .collect()
+}
 
 #[derive(QueryableByName)]
 struct Count {
@@ -185,22 +210,6 @@ impl Postgres {
         Ok(rows.into_iter().map(|row| row.count).collect())
     }
 
-    /// The message ids of all that waits, parked or not.
-    ///
-    /// # Errors
-    ///
-    /// When the statement fails.
-    pub fn waiting_ids(&self) -> Result<Vec<Uuid>> {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = diesel::sql_types::Uuid)]
-            message_id: Uuid,
-        }
-        let query = "SELECT message_id FROM outbox UNION ALL SELECT message_id FROM outbox_parked";
-        let rows: Vec<Row> = sql_query(query).load(&mut self.connect()?)?;
-        Ok(rows.into_iter().map(|row| row.message_id).collect())
-    }
-
     fn count(&self, table: &str) -> Result<i64> {
         let counts = self.counts(&format!("SELECT count(*) FROM {table}"))?;
         counts.into_iter().next().context("a count")
@@ -246,6 +255,16 @@ impl Database for Postgres {
         self.count("outbox_dead_letters")
     }
 
+    fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Uuid)]
+            message_id: Uuid,
+        }
+        let rows: Vec<Row> = sql_query(WAITING_IDS).load(&mut self.connect()?)?;
+        Ok(rows.into_iter().map(|row| row.message_id).collect())
+    }
+
     fn plain_sql(&self, sql: &str) -> Result<()> {
         let output = std::process::Command::new("psql")
             .args([
@@ -263,6 +282,145 @@ impl Database for Postgres {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(())
+    }
+}
+
+/// A database on the MariaDB server that `cargo xtask test` started. It goes away with that server.
+#[derive(Debug)]
+pub struct MariaDb {
+    url: String,
+}
+
+impl MariaDb {
+    /// A new database without any tables.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached.
+    pub fn empty() -> Result<Self> {
+        Self::empty_on(&crate::mariadb_url()?)
+    }
+
+    fn empty_on(admin: &str) -> Result<Self> {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        MysqlConnection::establish(admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
+        let (server, _) = admin.rsplit_once('/').context("a URL with a database")?;
+        Ok(Self::at(&format!("{server}/{name}")))
+    }
+
+    /// The database of this URL, as it is.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+        }
+    }
+
+    /// A new database with the outbox's tables on the server of this URL.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached or refuses a statement.
+    pub fn create_on(admin: &str) -> Result<Self> {
+        Self::empty_on(admin)?.with_tables()
+    }
+
+    fn with_tables(self) -> Result<Self> {
+        let mut connection = self.connect()?;
+        connection
+            .run_pending_migrations(outbox::migrations::MYSQL)
+            .map_err(|error| anyhow!(error))?;
+        connection.batch_execute(
+            "CREATE TABLE counters (name varchar(250) PRIMARY KEY, n bigint NOT NULL)",
+        )?;
+        Ok(self)
+    }
+
+    /// The rows of a query for one number each, called `count`.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    pub fn counts(&self, query: &str) -> Result<Vec<i64>> {
+        let rows: Vec<Count> = sql_query(query).load(&mut self.connect()?)?;
+        Ok(rows.into_iter().map(|row| row.count).collect())
+    }
+
+    /// What the server's own client shows for this SQL.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    pub fn ask(&self, sql: &str) -> Result<String> {
+        let (server, name) = self.url.rsplit_once('/').context("a URL with a database")?;
+        let (_, port) = server.rsplit_once(':').context("a URL with a port")?;
+        let output = std::process::Command::new("mariadb")
+            .args(["--no-defaults", "--host=127.0.0.1", "--user=root", "--port"])
+            .args([port, name])
+            .arg("--init-command=SET sql_mode = concat(@@sql_mode, ',ANSI_QUOTES')")
+            .args(["--raw", "--execute", sql])
+            .output()
+            .context("mariadb")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "mariadb: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn count(&self, table: &str) -> Result<i64> {
+        let counts = self.counts(&format!("SELECT count(*) AS count FROM {table}"))?;
+        counts.into_iter().next().context("a count")
+    }
+}
+
+impl Database for MariaDb {
+    type Connection = MysqlConnection;
+    type Store = MysqlStore;
+
+    fn create() -> Result<Self> {
+        Self::empty()?.with_tables()
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn store(&self) -> Result<MysqlStore> {
+        Ok(MysqlStore::new(&self.url)?)
+    }
+
+    fn count_up(connection: &mut MysqlConnection, name: &str) -> diesel::QueryResult<i64> {
+        let up = "INSERT INTO counters (name, n) VALUES (?, 1) ON DUPLICATE KEY UPDATE n = n + 1";
+        sql_query(up).bind::<Text, _>(name).execute(connection)?;
+        let row: Count = sql_query("SELECT n AS count FROM counters WHERE name = ?")
+            .bind::<Text, _>(name)
+            .get_result(connection)?;
+        Ok(row.count)
+    }
+
+    fn waiting(&self) -> Result<i64> {
+        self.count("outbox")
+    }
+
+    fn parked(&self) -> Result<i64> {
+        self.count("outbox_parked")
+    }
+
+    fn archived(&self) -> Result<i64> {
+        self.count("outbox_archive")
+    }
+
+    fn dead_letters(&self) -> Result<i64> {
+        self.count("outbox_dead_letters")
+    }
+
+    fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        text_ids(sql_query(WAITING_IDS).load(&mut self.connect()?)?)
+    }
+
+    fn plain_sql(&self, sql: &str) -> Result<()> {
+        self.ask(sql).map(drop)
     }
 }
 
@@ -334,6 +492,10 @@ impl Database for SqliteFile {
 
     fn dead_letters(&self) -> Result<i64> {
         self.count("outbox_dead_letters")
+    }
+
+    fn waiting_ids(&self) -> Result<Vec<Uuid>> {
+        text_ids(sql_query(WAITING_IDS).load(&mut self.connect()?)?)
     }
 
     fn plain_sql(&self, sql: &str) -> Result<()> {

@@ -9,6 +9,7 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
+pub mod brokers;
 pub mod cases;
 pub mod certificates;
 pub mod crash;
@@ -30,6 +31,9 @@ use std::path::PathBuf;
 /// The variable with the URL of PostgreSQL's superuser.
 pub const POSTGRES: &str = "OUTBOX_TEST_POSTGRES";
 
+/// The variable with the URL of MariaDB's superuser.
+pub const MARIADB: &str = "OUTBOX_TEST_MARIADB";
+
 /// The variable with Kafka's bootstrap address.
 pub const KAFKA: &str = "OUTBOX_TEST_KAFKA";
 
@@ -43,6 +47,15 @@ pub const DIESEL: &str = "OUTBOX_TEST_DIESEL";
 /// When the tests were not started by `cargo xtask test`.
 pub fn postgres_url() -> Result<String> {
     variable(POSTGRES)
+}
+
+/// The URL of the superuser of the shared MariaDB: `mysql://root@127.0.0.1:PORT/mysql`.
+///
+/// # Errors
+///
+/// When the tests were not started by `cargo xtask test`.
+pub fn mariadb_url() -> Result<String> {
+    variable(MARIADB)
 }
 
 /// The bootstrap address of the shared Kafka: `127.0.0.1:PORT`.
@@ -67,7 +80,7 @@ fn variable(name: &str) -> Result<String> {
     env::var(name).with_context(|| format!("{name} is not set: run `cargo xtask test`"))
 }
 
-/// Makes a test of each function for each database. Those on PostgreSQL need servers.
+/// Makes a test of each function for each database. Those on PostgreSQL and MariaDB need servers.
 ///
 /// ```text
 /// fn it_works<D: Database>() -> Result<()> { … }
@@ -97,6 +110,16 @@ macro_rules! on_each_database {
                 }
             )+
         }
+
+        mod mariadb {
+            $(
+                #[test]
+                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+                fn $test() -> anyhow::Result<()> {
+                    super::$test::<$crate::database::MariaDb>()
+                }
+            )+
+        }
     };
     (async fn: $($test:ident),+ $(,)?) => {
         mod sqlite {
@@ -114,6 +137,16 @@ macro_rules! on_each_database {
                 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
                 async fn $test() -> anyhow::Result<()> {
                     super::$test::<$crate::database::Postgres>().await
+                }
+            )+
+        }
+
+        mod mariadb {
+            $(
+                #[tokio::test]
+                #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+                async fn $test() -> anyhow::Result<()> {
+                    super::$test::<$crate::database::MariaDb>().await
                 }
             )+
         }

@@ -1,4 +1,7 @@
-//! Writers on PostgreSQL, with transactions of all kinds, and a record of what they committed.
+//! Writers, with transactions of all kinds, and a record of what they committed.
+
+mod mariadb;
+mod postgres;
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,21 +11,69 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use diesel::connection::SimpleConnection as _;
-use diesel::sql_types::{BigInt, Binary, Nullable, Text, Uuid as SqlUuid};
-use diesel::{Connection, PgConnection, QueryResult, QueryableByName, RunQueryDsl as _, sql_query};
-use outbox::{Message, publish_all};
-use uuid::Uuid;
+use diesel::{Connection, QueryResult};
+use outbox::{Message, OutboxBackend, publish_all};
 
-use crate::database::{Database as _, Postgres};
+use crate::database::{Database, MariaDb, Postgres};
 use crate::history::Committed;
 
-/// What was committed is what stands in this table, which is written in the same transactions: also
-/// where a writer never heard what became of its COMMIT.
-const RECORD: &str = "CREATE TABLE written \
-    (message_id uuid PRIMARY KEY, key text, number bigint, payload bytea)";
-
 /// The name by which the server knows writers.
-const APPLICATION: &str = "writer";
+const NAME: &str = "writer";
+
+/// A connection by which writers write.
+pub trait Writer: Connection<Backend: OutboxBackend> {
+    /// Makes a table `written`. What was committed is what stands in it, since it is written in the same
+    /// transactions: also where a writer never heard what became of its COMMIT.
+    const RECORD: &str;
+
+    /// Connects such that the server knows that it is a writer.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached.
+    fn as_writer(url: &str) -> Result<Self>;
+
+    /// How many writers are connected.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn writers(&mut self) -> Result<i64>;
+
+    /// A transaction of the level SERIALIZABLE.
+    ///
+    /// # Errors
+    ///
+    /// When a statement fails, or the work.
+    fn serializable(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()>;
+
+    /// Writes a message and its record as somebody without the library would.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn insert(
+        &mut self,
+        topic: &str,
+        key: &str,
+        number: i64,
+        payload: Option<&[u8]>,
+    ) -> QueryResult<()>;
+
+    /// Takes note of a message.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn record(&mut self, message: &Message, number: Option<i64>) -> QueryResult<()>;
+
+    /// What was committed.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn committed(&mut self) -> Result<Vec<Committed>>;
+}
 
 /// How writers write.
 #[derive(Clone, Debug)]
@@ -63,7 +114,7 @@ pub struct Written {
 
 impl Load {
     /// A moderate load.
-    pub fn new(database: &Postgres, topic: &str, seed: u64) -> Self {
+    pub fn new(database: &impl Database, topic: &str, seed: u64) -> Self {
         Self {
             url: database.url().to_owned(),
             topic: topic.to_owned(),
@@ -95,16 +146,23 @@ impl Load {
 
     /// Writes until told to stop, over all errors.
     pub fn run(&self, stop: &AtomicBool) -> Written {
+        match self.url.starts_with("mysql:") {
+            true => self.run_on::<MariaDb>(stop),
+            false => self.run_on::<Postgres>(stop),
+        }
+    }
+
+    fn run_on<D: Database<Connection: Writer>>(&self, stop: &AtomicBool) -> Written {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut written = Written::default();
         let mut connection = None;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(self.pause.mul_f64(rng.f64()));
             let Some(open) = &mut connection else {
-                connection = self.connect().ok();
+                connection = D::Connection::as_writer(&self.url).ok();
                 continue;
             };
-            let result = self.transact(open, &mut rng);
+            let result = self.transact::<D>(open, &mut rng);
             match result {
                 Ok(()) => written.committed += 1,
                 Err(error) if error.is::<RolledBack>() => written.rolled_back += 1,
@@ -119,15 +177,14 @@ impl Load {
         written
     }
 
-    fn connect(&self) -> Result<PgConnection> {
-        let url = format!("{}?application_name={APPLICATION}", self.url);
-        Ok(PgConnection::establish(&url)?)
-    }
-
     /// One transaction: some messages of some keys, each under the lock of its key's counter, part of
     /// them in savepoints; some of these, and some transactions, are rolled back.
-    fn transact(&self, connection: &mut PgConnection, rng: &mut fastrand::Rng) -> Result<()> {
-        let work = |c: &mut PgConnection| -> Result<()> {
+    fn transact<D: Database<Connection: Writer>>(
+        &self,
+        connection: &mut D::Connection,
+        rng: &mut fastrand::Rng,
+    ) -> Result<()> {
+        let work = |c: &mut D::Connection| -> Result<()> {
             let mut keys: Vec<_> = (0..rng.usize(1..=3))
                 .map(|_| rng.u64(..self.keys))
                 .collect();
@@ -137,8 +194,8 @@ impl Load {
             for key in keys {
                 let key = format!("k{key}");
                 match rng.u8(..8) {
-                    0 => self.in_savepoint(c, &key, rng)?,
-                    _ => self.write(c, &key, rng)?,
+                    0 => self.in_savepoint::<D>(c, &key, rng)?,
+                    _ => self.write::<D>(c, &key, rng)?,
                 }
             }
             if rng.u8(..10) == 0 {
@@ -150,14 +207,19 @@ impl Load {
             }
         };
         match self.serializable {
-            true => connection.build_transaction().serializable().run(work),
+            true => connection.serializable(work),
             false => connection.transaction(work),
         }
     }
 
-    fn in_savepoint(&self, c: &mut PgConnection, key: &str, rng: &mut fastrand::Rng) -> Result<()> {
+    fn in_savepoint<D: Database<Connection: Writer>>(
+        &self,
+        c: &mut D::Connection,
+        key: &str,
+        rng: &mut fastrand::Rng,
+    ) -> Result<()> {
         let result: Result<()> = c.transaction(|c| {
-            self.write(c, key, rng)?;
+            self.write::<D>(c, key, rng)?;
             match rng.bool() {
                 true => Err(RolledBack.into()),
                 false => Ok(()),
@@ -169,18 +231,23 @@ impl Load {
         }
     }
 
-    fn write(&self, c: &mut PgConnection, key: &str, rng: &mut fastrand::Rng) -> Result<()> {
+    fn write<D: Database<Connection: Writer>>(
+        &self,
+        c: &mut D::Connection,
+        key: &str,
+        rng: &mut fastrand::Rng,
+    ) -> Result<()> {
         let count = rng.usize(1..=4);
         if rng.u8(..4) == 0 {
             for _ in 0..count {
-                let number = Postgres::count_up(c, key)?;
-                insert(c, &self.topic, key, number, payload(rng).as_deref())?;
+                let number = D::count_up(c, key)?;
+                c.insert(&self.topic, key, number, payload(rng).as_deref())?;
             }
             return Ok(());
         }
         let mut messages = Vec::with_capacity(count);
         for _ in 0..count {
-            let number = Postgres::count_up(c, key)?;
+            let number = D::count_up(c, key)?;
             let mut message = Message::new(&self.topic).with_key(key);
             if let Some(payload) = payload(rng) {
                 message = message.with_payload(payload);
@@ -193,8 +260,11 @@ impl Load {
     }
 }
 
-fn works(connection: &mut PgConnection) -> bool {
-    connection.batch_execute("SELECT 1").is_ok()
+/// Whether transactions can be made by it: a deadlock ends all of one on MariaDB, which diesel only learns
+/// when it wants to go back to a savepoint.
+fn works(connection: &mut impl Connection) -> bool {
+    let transaction = connection.transaction(|c| c.batch_execute("SELECT 1"));
+    transaction.is_ok()
 }
 
 /// A transaction or savepoint that was not meant to be committed.
@@ -215,42 +285,13 @@ fn payload(rng: &mut fastrand::Rng) -> Option<Vec<u8>> {
     (len > 0).then(|| (0..len).map(|_| rng.u8(..)).collect())
 }
 
-/// Writes a message and its record as somebody without the library would.
-fn insert(
-    c: &mut PgConnection,
-    topic: &str,
-    key: &str,
-    number: i64,
-    payload: Option<&[u8]>,
-) -> QueryResult<usize> {
-    let query = sql_query(
-        "WITH message AS ( \
-            INSERT INTO outbox (topic, key, payload) VALUES ($1, convert_to($2, 'UTF8'), $4) \
-            RETURNING message_id \
-         ) \
-         INSERT INTO written SELECT message_id, $2, $3, $4 FROM message",
-    );
-    query
-        .bind::<Text, _>(topic)
-        .bind::<Text, _>(key)
-        .bind::<BigInt, _>(number)
-        .bind::<Nullable<Binary>, _>(payload)
-        .execute(c)
-}
-
 /// Takes note of a message that is published in the same transaction.
 ///
 /// # Errors
 ///
 /// When the statement fails.
-pub fn record(c: &mut PgConnection, message: &Message, number: Option<i64>) -> QueryResult<usize> {
-    let key = message.key().map(String::from_utf8_lossy);
-    sql_query("INSERT INTO written VALUES ($1, $2, $3, $4)")
-        .bind::<SqlUuid, _>(message.id())
-        .bind::<Nullable<Text>, _>(key)
-        .bind::<Nullable<BigInt>, _>(number)
-        .bind::<Nullable<Binary>, _>(message.payload())
-        .execute(c)
+pub fn record(c: &mut impl Writer, message: &Message, number: Option<i64>) -> QueryResult<()> {
+    c.record(message, number)
 }
 
 /// Makes the table that [`record`] writes to.
@@ -258,8 +299,8 @@ pub fn record(c: &mut PgConnection, message: &Message, number: Option<i64>) -> Q
 /// # Errors
 ///
 /// When the statement fails.
-pub fn prepare(database: &Postgres) -> Result<()> {
-    Ok(database.connect()?.batch_execute(RECORD)?)
+pub fn prepare<D: Database<Connection: Writer>>(database: &D) -> Result<()> {
+    Ok(database.connect()?.batch_execute(D::Connection::RECORD)?)
 }
 
 /// Whether a writer is still connected, and may have something to commit.
@@ -267,12 +308,8 @@ pub fn prepare(database: &Postgres) -> Result<()> {
 /// # Errors
 ///
 /// When the statement fails.
-pub fn is_writing(database: &Postgres) -> Result<bool> {
-    let writers = database.counts(&format!(
-        "SELECT count(*) FROM pg_stat_activity \
-         WHERE datname = current_database() AND application_name = '{APPLICATION}'"
-    ))?;
-    Ok(writers != [0])
+pub fn is_writing<D: Database<Connection: Writer>>(database: &D) -> Result<bool> {
+    Ok(database.connect()?.writers()? > 0)
 }
 
 /// What was committed.
@@ -280,26 +317,8 @@ pub fn is_writing(database: &Postgres) -> Result<bool> {
 /// # Errors
 ///
 /// When the statement fails.
-pub fn committed(database: &Postgres) -> Result<Vec<Committed>> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = SqlUuid)]
-        message_id: Uuid,
-        #[diesel(sql_type = Nullable<Text>)]
-        key: Option<String>,
-        #[diesel(sql_type = Nullable<BigInt>)]
-        number: Option<i64>,
-        #[diesel(sql_type = Nullable<Binary>)]
-        payload: Option<Vec<u8>>,
-    }
-    let rows: Vec<Row> = sql_query("SELECT * FROM written").load(&mut database.connect()?)?;
-    let committed = |row: Row| Committed {
-        id: row.message_id,
-        key: row.key.map(String::into_bytes),
-        number: row.number,
-        payload: row.payload,
-    };
-    Ok(rows.into_iter().map(committed).collect())
+pub fn committed<D: Database<Connection: Writer>>(database: &D) -> Result<Vec<Committed>> {
+    database.connect()?.committed()
 }
 
 impl Writers {

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::crash::Step;
-use crate::database::{Database as _, Postgres};
+use crate::database::{Database, Postgres};
 use crate::history::{Delivered, History, Promise, Verdict};
-use crate::load::{self, Load};
+use crate::load::{self, Load, Writer};
 use crate::servers::process::{self, Orphaned, Process, Signal};
 use crate::topic::{Kafka, Topic};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -32,9 +32,9 @@ pub const PARTITIONS: i32 = 3;
 
 /// Where a test takes place.
 #[allow(missing_debug_implementations)]
-pub struct Rig {
+pub struct Rig<D = Postgres> {
     /// Where messages are written.
-    pub database: Postgres,
+    pub database: D,
     /// Where they go.
     pub topic: Topic,
     /// From which all chance comes.
@@ -54,13 +54,15 @@ impl Rig {
     pub fn new() -> Result<Self> {
         Self::on(Postgres::create()?, &Kafka::new()?)
     }
+}
 
+impl<D: Database<Connection: Writer>> Rig<D> {
     /// On this database and these brokers.
     ///
     /// # Errors
     ///
     /// When they can't be reached.
-    pub fn on(database: Postgres, kafka: &Kafka) -> Result<Self> {
+    pub fn on(database: D, kafka: &Kafka) -> Result<Self> {
         let seed = match env::var("OUTBOX_TEST_SEED") {
             Ok(seed) => seed.parse().context("OUTBOX_TEST_SEED is a number")?,
             Err(_) => fastrand::u64(..),
@@ -257,11 +259,29 @@ impl RunnerProcess {
     ///
     /// When it ends with an error, or not within [`LIMIT`]: with what it has logged.
     pub fn terminate(&mut self) -> Result<()> {
+        self.tell_to_stop()?;
+        self.stopped()
+    }
+
+    /// Tells it to stop in good order.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start within [`LIMIT`].
+    pub fn tell_to_stop(&mut self) -> Result<()> {
         // Before that it does not hear signals.
         wait_until("the runner has started", || {
             Ok(self.log()?.contains("started") || self.process.ended()?.is_some())
         })?;
-        self.signal(Signal::TERM)?;
+        self.signal(Signal::TERM)
+    }
+
+    /// Waits until it has stopped in good order.
+    ///
+    /// # Errors
+    ///
+    /// When it ends with an error, or not within [`LIMIT`]: with what it has logged.
+    pub fn stopped(&mut self) -> Result<()> {
         let status = self.wait()?;
         ensure!(status.success(), "{status}: {}", self.log()?);
         Ok(())

@@ -335,10 +335,10 @@ fn plain_sql_is_enough<D: Database>() -> Result<()> {
     let topic = kafka.create_topic(1)?;
     let name = topic.name();
     database.plain_sql(&format!(
-        "INSERT INTO outbox (topic, key, payload) VALUES ('{name}', 'k', '{{\"a\":1}}')"
+        "INSERT INTO outbox (topic, \"key\", payload) VALUES ('{name}', 'k', '{{\"a\":1}}')"
     ))?;
     database.plain_sql(&format!(
-        "INSERT INTO outbox (topic, key, headers, event_type) VALUES \
+        "INSERT INTO outbox (topic, \"key\", headers, event_type) VALUES \
          ('{name}', 'k', '[{{\"key\":\"n\",\"value\":1.5}},{{\"key\":\"b\",\"base64\":\"/w==\"}}]', 'gone')"
     ))?;
 
@@ -359,7 +359,7 @@ fn nonsense_from_plain_sql_is_parked_with_its_key<D: Database>() -> Result<()> {
     let topic = kafka.create_topic(1)?;
     let name = topic.name();
     database.plain_sql(&format!(
-        "INSERT INTO outbox (topic, key, payload, headers) VALUES \
+        "INSERT INTO outbox (topic, \"key\", payload, headers) VALUES \
          ('no topic!', 'k', 'x', NULL), ('{name}', 'bad', 'first', '[1]'), \
          ('{name}', 'bad', 'second', NULL), ('{name}', 'good', 'third', NULL)"
     ))?;

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
 use diesel_migrations::MigrationHarness as _;
-use outbox_tests::database::{Database, Postgres};
+use outbox_tests::database::{Database, MariaDb, Postgres};
 
 /// Runs `diesel migration …` in a folder.
-fn diesel(folder: &Path, database: &Postgres, arguments: &[&str]) -> Result<()> {
+fn diesel(folder: &Path, database: &impl Database, arguments: &[&str]) -> Result<()> {
     let output = Command::new(outbox_tests::diesel_program()?)
         .arg("migration")
         .args(arguments)
@@ -28,22 +28,36 @@ fn diesel(folder: &Path, database: &Postgres, arguments: &[&str]) -> Result<()> 
     Ok(())
 }
 
-fn has_table(database: &Postgres, table: &str) -> Result<bool> {
+fn has_table(database: &impl Database, table: &str) -> Result<bool> {
     let query = format!("SELECT 1 FROM {table} LIMIT 0");
     Ok(database.connect()?.batch_execute(&query).is_ok())
 }
 
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-fn the_diesel_program_makes_and_removes_the_tables() -> Result<()> {
+fn the_diesel_program_makes_and_removes_the_tables_on_postgres() -> Result<()> {
+    the_diesel_program_makes_and_removes_the_tables(&Postgres::empty()?, &[])
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn the_diesel_program_makes_and_removes_the_tables_on_mariadb() -> Result<()> {
+    let folder = ["--migration-dir", "migrations/mysql"];
+    the_diesel_program_makes_and_removes_the_tables(&MariaDb::empty()?, &folder)
+}
+
+fn the_diesel_program_makes_and_removes_the_tables(
+    database: &impl Database,
+    folder: &[&str],
+) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let database = Postgres::empty()?;
-    diesel(&root, &database, &["run"])?;
-    database.plain_sql("INSERT INTO outbox (topic, key, payload) VALUES ('t', 'k', 'p')")?;
+    let migrate = |what: &str| diesel(&root, database, &[&[what], folder].concat());
+    migrate("run")?;
+    database.plain_sql("INSERT INTO outbox (topic, \"key\", payload) VALUES ('t', 'k', 'p')")?;
     assert_eq!(database.waiting()?, 1);
-    diesel(&root, &database, &["redo"])?;
+    migrate("redo")?;
     assert_eq!(database.waiting()?, 0);
-    diesel(&root, &database, &["revert"])?;
+    migrate("revert")?;
     for table in [
         "outbox",
         "outbox_lanes",
@@ -51,7 +65,7 @@ fn the_diesel_program_makes_and_removes_the_tables() -> Result<()> {
         "outbox_parked",
         "outbox_archive",
     ] {
-        assert!(!has_table(&database, table)?, "{table} is still there");
+        assert!(!has_table(database, table)?, "{table} is still there");
     }
     Ok(())
 }
@@ -122,25 +136,69 @@ fn sqlite_tables_are_made_and_removed() -> Result<()> {
     Ok(())
 }
 
-/// What the database itself refuses, whoever writes.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_tables_are_made_and_removed() -> Result<()> {
+    let database = MariaDb::create()?;
+    let mut connection = database.connect()?;
+    connection.batch_execute("INSERT INTO outbox (topic) VALUES ('t')")?;
+    connection
+        .revert_all_migrations(outbox::migrations::MYSQL)
+        .map_err(|error| anyhow!(error))?;
+    assert_eq!(
+        database.counts(
+            "SELECT count(*) AS count FROM information_schema.tables \
+             WHERE table_schema = database() AND table_name LIKE 'outbox%'"
+        )?,
+        [0]
+    );
+    Ok(())
+}
+
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn postgres_refuses_what_no_message_is() -> Result<()> {
-    let database = Postgres::create()?;
+    what_no_message_is_is_refused(&Postgres::create()?, "")
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_refuses_what_no_message_is() -> Result<()> {
+    what_no_message_is_is_refused(&MariaDb::create()?, "")
+}
+
+/// Where a session is not strict, values are made to fit; what is left is refused all the same. (A lane
+/// that is given is ignored then.)
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_refuses_what_no_message_is_in_lax_sessions_too() -> Result<()> {
+    let database = MariaDb::create()?;
+    what_no_message_is_is_refused(&database, "SET sql_mode = 'ANSI_QUOTES'; ")?;
+    let lax = "SET sql_mode = ''; INSERT INTO outbox (topic, lane) VALUES ('t', 77)";
+    database.connect()?.batch_execute(lax)?;
+    let lanes = database.counts("SELECT CAST(lane AS SIGNED) AS count FROM outbox")?;
+    assert!(matches!(lanes[..], [0..16]), "{lanes:?}");
+    Ok(())
+}
+
+/// What the database itself refuses, whoever writes.
+fn what_no_message_is_is_refused(database: &impl Database, before: &str) -> Result<()> {
     for values in [
         "(topic) VALUES ('')",
         "(topic) VALUES (repeat('x', 250))",
         "(topic) VALUES (NULL)",
-        "(topic, partition) VALUES ('t', -1)",
+        "(topic, \"partition\") VALUES ('t', -1)",
         "(topic, headers) VALUES ('t', '{}')",
+        "(topic, headers) VALUES ('t', 'no json')",
         "(topic, lane) VALUES ('t', 3)",
     ] {
-        let insert = format!("INSERT INTO outbox {values}");
-        assert!(
-            database.connect()?.batch_execute(&insert).is_err(),
-            "{values}"
-        );
+        if !before.is_empty() && values.contains("lane") {
+            continue;
+        }
+        let insert = format!("{before}INSERT INTO outbox {values}");
+        assert!(database.plain_sql(&insert).is_err(), "{values}");
     }
+    assert_eq!(database.waiting()?, 0);
     Ok(())
 }
 
@@ -164,4 +222,36 @@ fn a_lane_follows_the_ordering_key() -> Result<()> {
                      GROUP BY topic) AS x) = 16, 'lanes are not all used'; \
          END $$",
     )
+}
+
+/// The same where the database has no statements of a procedure: whoever writes, and however his session
+/// speaks.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_lane_follows_the_ordering_key_on_mariadb() -> Result<()> {
+    let database = MariaDb::create()?;
+    for session in [
+        "SET NAMES utf8mb4; SET sql_mode = DEFAULT",
+        "SET NAMES latin1; SET sql_mode = 'PAD_CHAR_TO_FULL_LENGTH,NO_UNSIGNED_SUBTRACTION'",
+    ] {
+        database.connect()?.batch_execute(&format!(
+            "{session}; \
+             INSERT INTO outbox (topic, `key`, payload) \
+                SELECT 'by-key', seq % 100, seq FROM seq_1_to_1000; \
+             INSERT INTO outbox (topic, `partition`, `key`) \
+                SELECT 'by-partition', seq % 100, seq FROM seq_1_to_1000; \
+             INSERT INTO outbox (topic) SELECT 'neither' FROM seq_1_to_1000"
+        ))?;
+    }
+    let lanes = |by: &str, topic: &str| {
+        database.counts(&format!(
+            "SELECT DISTINCT count(DISTINCT lane) AS count FROM outbox WHERE topic = '{topic}' GROUP BY {by}"
+        ))
+    };
+    assert_eq!(lanes("`key`", "by-key")?, [1]);
+    assert_eq!(lanes("`partition`", "by-partition")?, [1]);
+    for topic in ["by-key", "by-partition", "neither"] {
+        assert_eq!(lanes("topic", topic)?, [16], "{topic}");
+    }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use outbox_tests::certificates::Authority;
+use outbox_tests::database::{self, Database as _};
 use outbox_tests::servers::kafka::{Identity, Listener, Node, Secured};
-use outbox_tests::servers::{Kafka, Postgres, kafka, postgres};
+use outbox_tests::servers::{Kafka, MariaDb, Postgres, kafka, postgres};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::BTreeSet;
@@ -66,6 +67,45 @@ fn postgres_that_does_not_start_shows_its_log() {
         .map_err(|error| format!("{error:#}"));
     assert!(
         matches!(&error, Err(text) if text.contains("unrecognized configuration parameter")),
+        "{error:?}"
+    );
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_keeps_its_port_and_data_over_a_crash() -> Result<()> {
+    let mut server = MariaDb::start(&[("max-allowed-packet", "2097152")])?;
+    let url = server.url();
+    let database = database::MariaDb::at(&url);
+    let number = |query: &str| database.counts(&format!("SELECT {query} AS count"));
+    assert_eq!(number("@@max_allowed_packet + 0")?, [2_097_152]);
+    database.plain_sql("CREATE TABLE kept (value bigint); INSERT INTO kept VALUES (7)")?;
+
+    server.kill()?;
+    assert!(!server.is_running()?);
+    assert!(database.connect().is_err());
+    server.restart()?;
+    assert_eq!(server.url(), url);
+    assert_eq!(number("(SELECT value FROM kept)")?, [7]);
+
+    let data = database.ask("SELECT @@datadir")?;
+    let data = data.lines().nth(1).context("a directory")?.to_owned();
+    assert!(std::fs::exists(&data)?);
+    server.stop()?;
+    assert!(!server.is_running()?);
+    drop(server);
+    assert!(!std::fs::exists(data)?);
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_that_does_not_start_shows_its_log() {
+    let error = MariaDb::start(&[("no-such-setting", "1")])
+        .map(drop)
+        .map_err(|error| format!("{error:#}"));
+    assert!(
+        matches!(&error, Err(text) if text.contains("unknown variable 'no-such-setting=1'")),
         "{error:?}"
     );
 }

@@ -9,9 +9,9 @@ use diesel::{Connection, SqliteConnection};
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, bb8, deadpool};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
-use diesel_async::{AsyncConnection, AsyncPgConnection};
+use diesel_async::{AsyncConnection, AsyncMysqlConnection, AsyncPgConnection};
 use outbox::{Error, Message, OutboxBackend, OutboxEvent, publish_all};
-use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::database::{Database, MariaDb, Postgres, SqliteFile};
 use serde::Serialize;
 
 #[derive(Serialize, OutboxEvent)]
@@ -132,6 +132,44 @@ fn postgres_with_diesel() -> Result<()> {
     plain_and_pooled::<Postgres>()
 }
 
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_with_diesel() -> Result<()> {
+    plain_and_pooled::<MariaDb>()
+}
+
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_with_diesel_async() -> Result<()> {
+    let database = MariaDb::create()?;
+    let mut connection = AsyncMysqlConnection::establish(database.url()).await?;
+    publish_async(&mut connection).await?;
+
+    let manager = || AsyncDieselConnectionManager::<AsyncMysqlConnection>::new(database.url());
+    let deadpool = deadpool::Pool::builder(manager()).build()?;
+    publish_async(&mut deadpool.get().await?).await?;
+    let bb8 = bb8::Pool::builder().build(manager()).await?;
+    publish_async(&mut bb8.get().await?).await?;
+    assert_eq!(database.waiting()?, 18);
+    Ok(())
+}
+
+/// More than fits into one packet of the protocol, or one statement.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_takes_any_number_of_events_of_any_size() -> Result<()> {
+    let database = MariaDb::create()?;
+    let large = Message::new("orders").with_payload(vec![7; 900_000]);
+    let messages = [vec![Message::new("orders"); 1_200], vec![large; 40]].concat();
+    let messages = messages
+        .into_iter()
+        .map(|message| message.with_id(uuid::Uuid::new_v4()));
+    let mut connection = database.connect()?;
+    let ids = connection.transaction(|c| publish_all(c, messages))?;
+    assert_eq!((ids.len(), database.waiting()?), (1_240, 1_240));
+    Ok(())
+}
+
 #[tokio::test]
 async fn sqlite_with_diesel_async() -> Result<()> {
     let database = SqliteFile::create()?;
@@ -189,6 +227,17 @@ async fn postgres_with_diesel_async() -> Result<()> {
 fn postgres_with_an_async_connection_behind_diesel() -> Result<()> {
     let database = Postgres::create()?;
     let mut connection: AsyncConnectionWrapper<AsyncPgConnection> =
+        Connection::establish(database.url())?;
+    publish_blocking(&mut connection)?;
+    assert_eq!(database.waiting()?, 6);
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb_with_an_async_connection_behind_diesel() -> Result<()> {
+    let database = MariaDb::create()?;
+    let mut connection: AsyncConnectionWrapper<AsyncMysqlConnection> =
         Connection::establish(database.url())?;
     publish_blocking(&mut connection)?;
     assert_eq!(database.waiting()?, 6);

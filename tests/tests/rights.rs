@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use diesel::connection::SimpleConnection as _;
-use diesel::{Connection as _, PgConnection};
+use diesel::{Connection as _, MysqlConnection, PgConnection};
 use outbox::runner::{OnRejection, Runner};
 use outbox::sink::SinkError;
-use outbox::store::PostgresStore;
+use outbox::store::{MysqlStore, PostgresStore};
 use outbox::testing::RecordingSink;
+use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, OutboxEvent as _, publish_all};
-use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::database::{Database as _, MariaDb, Postgres};
 use uuid::Uuid;
 
 /// A database with a role that logs in for each side: their URLs.
@@ -104,4 +105,98 @@ async fn a_runner_needs_nothing_else() -> Result<()> {
         assert_eq!(database.dead_letters()?, i64::from(!parks));
     }
     Ok(())
+}
+
+/// The same on MariaDB.
+fn with_roles_on_mariadb() -> Result<(MariaDb, String, String)> {
+    let database = MariaDb::create()?;
+    let mut owner = database.connect()?;
+    owner.batch_execute(outbox::migrations::MYSQL_GRANTS)?;
+    owner.batch_execute(outbox::migrations::MYSQL_GRANTS)?;
+    let mut login = |side: &str| {
+        // A user's name has no more room.
+        let user = format!("{side}_{:.16}", Uuid::new_v4().simple());
+        owner.batch_execute(&format!(
+            "CREATE USER {user}@'%'; GRANT outbox_{side} TO {user}@'%'; \
+             SET DEFAULT ROLE outbox_{side} FOR {user}@'%'"
+        ))?;
+        let (_, place) = database.url().split_once('@').context("a user")?;
+        anyhow::Ok(format!("mysql://{user}@{place}"))
+    };
+    let (writer, runner) = (login("writer")?, login("runner")?);
+    Ok((database, writer, runner))
+}
+
+fn refused_on_mariadb(url: &str, statement: &str) -> Result<()> {
+    let error = MysqlConnection::establish(url)?
+        .batch_execute(statement)
+        .err();
+    let text = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(text.contains("command denied"), "{statement}: {text:?}");
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_writer_can_only_write_messages_on_mariadb() -> Result<()> {
+    let (_database, writer, runner) = with_roles_on_mariadb()?;
+    let mut connection = MysqlConnection::establish(&writer)?;
+    connection.transaction(|c| {
+        Message::new("t").with_key("k").publish(c)?;
+        publish_all(c, [Message::new("t"), Message::new("t").with_key("k")])
+    })?;
+    connection
+        .batch_execute("INSERT INTO outbox (topic, `key`, payload) VALUES ('t', 'k', 'p')")?;
+    for statement in [
+        "SELECT 1 FROM outbox",
+        "DELETE FROM outbox",
+        "UPDATE outbox SET topic = 'other'",
+        "TRUNCATE outbox",
+        "SELECT 1 FROM outbox_parked",
+        "SELECT 1 FROM outbox_archive",
+        "SELECT 1 FROM outbox_dead_letters",
+        "UPDATE outbox_lanes SET owner = NULL",
+    ] {
+        refused_on_mariadb(&writer, statement)?;
+    }
+    for statement in [
+        "SELECT 1 FROM counters",
+        "TRUNCATE outbox",
+        "UPDATE outbox SET topic = 'other'",
+        "DELETE FROM outbox_dead_letters",
+    ] {
+        refused_on_mariadb(&runner, statement)?;
+    }
+    Ok(())
+}
+
+/// Written by the one role, and kept by the other.
+struct WithRoles {
+    writer: String,
+    store: MysqlStore,
+}
+
+impl StoreFixture for WithRoles {
+    type Store = MysqlStore;
+
+    fn store(&self) -> &MysqlStore {
+        &self.store
+    }
+
+    async fn insert(&self, messages: &[Message]) {
+        let mut connection = MysqlConnection::establish(&self.writer).unwrap();
+        let published = connection.transaction(|c| publish_all(c, messages));
+        published.unwrap();
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_runner_needs_nothing_else_on_mariadb() {
+    contract::store(async || {
+        let (_, writer, runner) = with_roles_on_mariadb().unwrap();
+        let store = MysqlStore::new(runner).unwrap();
+        WithRoles { writer, store }
+    })
+    .await;
 }

@@ -1,13 +1,16 @@
 //! What every store promises the runner, and what is about one database only.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use diesel::Connection as _;
-use outbox::store::{LaneBatch, Lease, RunnerId, Store, StoreErrorKind};
+use outbox::store::{LaneBatch, Lease, MysqlStore, ReadRequest, RunnerId, Store, StoreErrorKind};
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
-use outbox_tests::database::{Database, Postgres};
+use outbox_tests::certificates::Authority;
+use outbox_tests::database::{Database, MariaDb, Postgres};
+use outbox_tests::servers;
 use uuid::Uuid;
 
 struct Fixture<D: Database> {
@@ -59,6 +62,60 @@ async fn postgres_without_tables_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_without_tables_is_refused() -> Result<()> {
+    without_its_tables_it_is_refused(MariaDb::empty()?.store()?).await;
+    Ok(())
+}
+
+/// Without transactions, or with commits that can be lost, promises would be broken in silence.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_mariadb_that_would_break_a_promise_is_refused() -> Result<()> {
+    let server = servers::MariaDb::start(&[("log-bin", "binlog"), ("binlog-format", "ROW")])?;
+    let database = MariaDb::create_on(&server.url())?;
+    let refused = async |named: &str| -> Result<()> {
+        let error = database.store()?.check().await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Fatal);
+        assert!(error.to_string().contains(named), "{error}");
+        Ok(())
+    };
+    refused("sync_binlog is 0").await?;
+    let relaxed = MysqlStore::builder(database.url()).relaxed_durability(true);
+    relaxed.build()?.check().await?;
+    database.plain_sql("SET GLOBAL sync_binlog = 1")?;
+    database.store()?.check().await?;
+    for (set, named, back) in [
+        (
+            "SET GLOBAL innodb_flush_log_at_trx_commit = 2",
+            "innodb_flush_log_at_trx_commit is 2",
+            "SET GLOBAL innodb_flush_log_at_trx_commit = 1",
+        ),
+        (
+            "SET GLOBAL binlog_format = STATEMENT",
+            "binlog_format = ROW",
+            "SET GLOBAL binlog_format = ROW",
+        ),
+        (
+            "SET GLOBAL read_only = 1",
+            "read-only",
+            "SET GLOBAL read_only = 0",
+        ),
+        (
+            "ALTER TABLE outbox_parked ENGINE = MyISAM",
+            "`outbox_parked` is of the engine MyISAM",
+            "ALTER TABLE outbox_parked ENGINE = InnoDB",
+        ),
+    ] {
+        database.plain_sql(set)?;
+        refused(named).await?;
+        database.plain_sql(back)?;
+    }
+    database.store()?.check().await?;
+    Ok(())
+}
+
 /// Sessions that can't write would only fail later, and without a remedy.
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
@@ -72,6 +129,110 @@ async fn a_read_only_postgres_is_refused() -> Result<()> {
     let error = database.store()?.check().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Fatal);
     assert!(error.to_string().contains("read-only"), "{error}");
+    Ok(())
+}
+
+/// With TLS where it is asked for: to a server that proves who it is, and to no other.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_is_believed_by_its_certificate() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // The server runs as another user.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+        Ok(path.to_str().context("a path in UTF-8")?.to_owned())
+    };
+    let (authority, stranger) = (Authority::new()?, Authority::new()?);
+    let own = authority.issue("mariadb", &["127.0.0.1"])?;
+    let server = servers::MariaDb::start(&[
+        ("ssl-cert", &file("server.pem", &own.certificate)?),
+        ("ssl-key", &file("server.key", &own.key)?),
+    ])?;
+    let database = MariaDb::create_on(&server.url())?;
+    // From now on, who comes without TLS is turned away.
+    database.plain_sql(
+        "CREATE USER shop@'%' REQUIRE SSL; GRANT ALL ON *.* TO shop@'%'; \
+         CREATE USER plain@'%'; GRANT ALL ON *.* TO plain@'%'",
+    )?;
+    let as_user = |user: &str| database.url().replace("//root@", &format!("//{user}@"));
+    let trusted = file("ca.pem", authority.certificate())?;
+    let strange = file("stranger.pem", stranger.certificate())?;
+
+    let with = |url: &str, root: &str| MysqlStore::builder(url).root_certificate(root).build();
+    with(&as_user("shop"), &trusted)?.check().await?;
+    MysqlStore::new(as_user("plain"))?.check().await?;
+    let required = format!("{}?require_ssl=true", as_user("plain"));
+    let elsewhere = as_user("plain").replace("127.0.0.1", "localhost");
+    for (what, store) in [
+        ("without TLS", MysqlStore::new(as_user("shop"))?),
+        (
+            "an authority that nobody knows",
+            MysqlStore::new(&required)?,
+        ),
+        ("another authority", with(&as_user("plain"), &strange)?),
+        ("another name", with(&elsewhere, &trusted)?),
+    ] {
+        let error = store.check().await.err().with_context(|| what)?;
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{what}: {error}");
+        println!("{what}: {error}");
+    }
+    Ok(())
+}
+
+/// On a connection that is the only one, calls are given up at any moment. Whoever has it next finds no answer
+/// of theirs on it, and no transaction.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn calls_that_are_given_up_leave_nothing_behind_on_mariadb() -> Result<()> {
+    const MESSAGES: usize = 400;
+    let database = MariaDb::create()?;
+    let messages: Vec<_> = (0..MESSAGES)
+        .map(|n| Message::new("t").with_payload(vec![7; n * 50]))
+        .collect();
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, &messages))?;
+    let store = MysqlStore::builder(database.url())
+        .max_connections(1)
+        .build()?;
+    let runner = runner("impatient");
+    let leases = lease(&store, &runner, LONG).await?;
+    let mut request = ReadRequest::default();
+    request.lanes = leases.iter().map(|l| (l.lane, MESSAGES)).collect();
+    request.max_bytes = usize::MAX;
+    let all = store.read(&request).await?;
+    assert_eq!(all.len(), MESSAGES);
+    let (mut given_up, mut done) = (0, 0);
+    let mut left = all.clone();
+    while let Some(first) = left.first().cloned() {
+        // From nothing to more than a call takes.
+        let patience = Duration::from_micros(fastrand::u64(..20_000));
+        let settle = async {
+            store.read(&request).await?;
+            let positions = [first.position];
+            store.settle(&runner, &leases, &positions, false).await
+        };
+        match tokio::time::timeout(patience, settle).await {
+            Ok(held) => {
+                assert_eq!(held?, leases);
+                done += 1;
+            }
+            Err(_) => given_up += 1,
+        }
+        let found = store.read(&request).await?;
+        assert!(found == left || found == left[1..], "{} left", found.len());
+        left = found;
+        if given_up + done > 300 {
+            break;
+        }
+    }
+    assert!(
+        given_up > 20 && done > 20,
+        "{given_up} given up, {done} done"
+    );
     Ok(())
 }
 
@@ -102,11 +263,22 @@ async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<L
     }
 }
 
-/// What exactly-once delivery rests on.
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers() -> Result<()> {
-    let store = Postgres::create()?.store()?;
+async fn postgres_notes_batches() -> Result<()> {
+    batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers::<Postgres>().await
+}
+
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn mariadb_notes_batches() -> Result<()> {
+    batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers::<MariaDb>().await
+}
+
+/// What exactly-once delivery rests on.
+async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers<D: Database>()
+-> Result<()> {
+    let store = D::create()?.store()?;
     let batch = |number: i64| LaneBatch {
         lane: 3,
         number,

@@ -11,7 +11,7 @@ use futures_util::stream::poll_fn;
 use outbox::runner::{Runner, RunnerThread, Waker};
 use outbox::testing::RecordingSink;
 use outbox::{Message, OutboxEvent as _, publish_all};
-use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::database::{Database, Postgres};
 use tokio_postgres::{AsyncMessage, NoTls};
 
 /// Longer than any test waits for anything.
@@ -173,9 +173,8 @@ async fn a_runner_without_its_listener_polls_until_it_hears_again() -> Result<()
 }
 
 /// In the same process, on whatever database.
-#[tokio::test]
-async fn a_waker_wakes_its_runner() -> Result<()> {
-    let database = SqliteFile::create()?;
+async fn a_waker_wakes_its_runner<D: Database>() -> Result<()> {
+    let database = D::create()?;
     let broker = RecordingSink::new();
     let (runner, waker) = start(&database, &broker, NEVER)?;
     for n in 1..=20 {
@@ -188,3 +187,5 @@ async fn a_waker_wakes_its_runner() -> Result<()> {
     tokio::task::spawn_blocking(|| runner.stop()).await??;
     Ok(())
 }
+
+outbox_tests::on_each_database!(async fn: a_waker_wakes_its_runner);

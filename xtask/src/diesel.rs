@@ -10,14 +10,14 @@ const VERSION: &str = "2.3";
 
 /// The path of the program. Builds it when it is not in the cache.
 pub(crate) fn install() -> Result<PathBuf> {
-    let root = cache::directory_or(&format!("diesel_cli-{VERSION}"), |directory| {
+    let root = cache::directory_or(&format!("diesel_cli-{VERSION}-mysql"), |directory| {
         let root = directory.join("root");
         // It runs for moments: building it optimized would take minutes longer.
         let mut command = cargo(["install", "diesel_cli", "--locked", "--debug"]);
         command.env("CARGO_PROFILE_DEV_DEBUG", "false");
         command.arg("--version").arg(format!("~{VERSION}"));
         command.args(["--no-default-features", "--features"]);
-        command.arg("postgres,sqlite-bundled");
+        command.arg("mysql,postgres,sqlite-bundled");
         command.arg("--root").arg(&root);
         // Removed with the directory.
         command.arg("--target-dir").arg(directory.join("target"));

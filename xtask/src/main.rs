@@ -28,14 +28,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Check everything: formatting, lints, feature combinations, documentation, and all tests,
-    /// against a PostgreSQL and a Kafka of their own
+    /// against a PostgreSQL, a MariaDB and a Kafka of their own
     Test(test::Args),
     /// Compare the outbox with hand-written loops, on a PostgreSQL and a Kafka of its own
     Bench(bench::Args),
     /// Let runners and brokers die, again and again, under load, on a PostgreSQL and a Kafka of three nodes
     /// of its own, and compare what was committed with what arrived
     Chaos(chaos::Args),
-    /// Start a PostgreSQL and a Kafka, print the environment that leads to them, and stop them on
+    /// Start a PostgreSQL, a MariaDB and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
 }

@@ -3,7 +3,9 @@
 use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::{faketime, kafka, pgbouncer, postgres, process, program};
+use outbox_test_servers::{
+    faketime, kafka, mariadb, nats, pgbouncer, postgres, process, program, rabbitmq,
+};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -14,37 +16,49 @@ pub(crate) enum Need {
     CMake,
     PkgConfig,
     Libpq,
+    LibMariaDb,
     OpenSsl,
     Sasl,
     Curl,
     Postgres,
+    MariaDb,
     PgBouncer,
     Java,
     Maven,
     Faketime,
+    OpenSslProgram,
+    Browser,
+    RabbitMq,
+    Nats,
     Psycopg,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
         Self::Libpq,
+        Self::LibMariaDb,
         Self::OpenSsl,
         Self::Sasl,
         Self::Curl,
         Self::Postgres,
+        Self::MariaDb,
         Self::PgBouncer,
         Self::Java,
         Self::Maven,
         Self::Faketime,
+        Self::OpenSslProgram,
+        Self::Browser,
+        Self::RabbitMq,
+        Self::Nats,
         Self::Psycopg,
     ];
 
     /// For the servers alone.
-    pub(crate) const SERVERS: [Self; 3] = [Self::Postgres, Self::Java, Self::Maven];
+    pub(crate) const SERVERS: [Self; 4] = [Self::Postgres, Self::MariaDb, Self::Java, Self::Maven];
 
     fn is_met(self) -> bool {
         match self {
@@ -54,14 +68,22 @@ impl Need {
             Self::CMake => program::find("cmake").is_some(),
             Self::PkgConfig => program::find("pkg-config").is_some(),
             Self::Libpq => links("pq"),
+            Self::LibMariaDb => links("mariadb"),
             Self::OpenSsl => links("ssl"),
             Self::Sasl => links("sasl2"),
             Self::Curl => links("curl"),
             Self::Postgres => postgres::Programs::find().is_ok(),
+            Self::MariaDb => ["mariadbd", "mariadb-install-db"]
+                .iter()
+                .all(|name| mariadb::program(name).is_ok()),
             Self::PgBouncer => pgbouncer::program().is_ok(),
             Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
+            Self::OpenSslProgram => program::find("openssl").is_some(),
+            Self::Browser => program::find("chromedriver").is_some(),
+            Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
+            Self::Nats => nats::program().is_ok(),
             Self::Psycopg => succeeds(Command::new("python3").args(["-c", "import psycopg"])),
         }
     }
@@ -73,15 +95,22 @@ impl Need {
             Self::CMake => &["cmake"],
             Self::PkgConfig => &["pkg-config"],
             Self::Libpq => &["libpq-dev"],
+            Self::LibMariaDb => &["libmariadb-dev"],
             Self::OpenSsl => &["libssl-dev"],
             Self::Sasl => &["libsasl2-dev"],
             Self::Curl => &["libcurl4-openssl-dev"],
             Self::Postgres => &[postgres::PACKAGE],
+            Self::MariaDb => &[mariadb::PACKAGE],
             Self::PgBouncer => &[pgbouncer::PACKAGE],
             // Debian has one or the other, by its own version.
             Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
             Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
+            Self::OpenSslProgram => &["openssl"],
+            // It brings Chromium.
+            Self::Browser => &["chromium-driver"],
+            Self::RabbitMq => &[rabbitmq::PACKAGE],
+            Self::Nats => &[nats::PACKAGE],
             Self::Psycopg => &["python3-psycopg"],
         }
     }
@@ -90,16 +119,24 @@ impl Need {
         match self {
             Self::Compiler => "cc, c++ and make: librdkafka is built from source",
             Self::Libpq => "libpq, for linking: tests and the `diesel` program connect by it",
+            Self::LibMariaDb => {
+                "MariaDB's client library, for linking: tests and the `diesel` program connect by it"
+            }
             Self::CMake => "CMake: it builds librdkafka with the feature `kafka-cmake`",
             Self::PkgConfig => "pkg-config: it finds the libraries below",
             Self::OpenSsl => "OpenSSL, for the feature `kafka-ssl`",
             Self::Sasl => "Cyrus SASL, for the feature `kafka-gssapi`",
             Self::Curl => "curl, for the feature `kafka-oidc`",
             Self::Postgres => "PostgreSQL's server: the tests start one of their own",
+            Self::MariaDb => "MariaDB's server: the tests start one of their own",
             Self::PgBouncer => "PgBouncer: the tests start one of their own",
             Self::Java => "Java 17 or newer: Kafka runs on it",
             Self::Maven => "Maven: it fetches Kafka",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
+            Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
+            Self::Browser => "chromedriver and Chromium: tests look at the status page",
+            Self::RabbitMq => "RabbitMQ: the tests start one of their own",
+            Self::Nats => "NATS: the tests start one of their own",
             Self::Psycopg => "Python 3 with psycopg: an example publishes from Python",
         }
     }

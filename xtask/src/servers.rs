@@ -1,13 +1,14 @@
 //! The servers that a task shares with whoever it runs: tests, a benchmark, a developer.
 
 use anyhow::{Result, anyhow, bail};
-use outbox_test_servers::{Kafka, Postgres};
+use outbox_test_servers::{Kafka, MariaDb, Postgres};
 use std::thread::{self, ScopedJoinHandle};
 
 /// One of each.
 #[derive(Debug)]
 pub(crate) struct Servers {
     postgres: Postgres,
+    mariadb: MariaDb,
     kafka: Kafka,
 }
 
@@ -16,19 +17,22 @@ impl Servers {
     pub(crate) fn start() -> Result<Self> {
         thread::scope(|scope| {
             let postgres = scope.spawn(|| Postgres::start(&[]));
+            let mariadb = scope.spawn(|| MariaDb::start(&[]));
             let kafka = scope.spawn(|| Kafka::start(&[]));
-            let (postgres, kafka) = (join(postgres), join(kafka));
+            let (postgres, mariadb, kafka) = (join(postgres), join(mariadb), join(kafka));
             Ok(Self {
                 postgres: postgres?,
+                mariadb: mariadb?,
                 kafka: kafka?,
             })
         })
     }
 
     /// Where they are, as tests want to know it.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
         [
             ("OUTBOX_TEST_POSTGRES", self.postgres.url()),
+            ("OUTBOX_TEST_MARIADB", self.mariadb.url()),
             ("OUTBOX_TEST_KAFKA", self.kafka.bootstrap()),
         ]
     }
@@ -48,6 +52,9 @@ impl Servers {
         if !self.postgres.is_running()? {
             bail!("PostgreSQL has ended");
         }
+        if !self.mariadb.is_running()? {
+            bail!("MariaDB has ended");
+        }
         if !self.kafka.is_running()? {
             bail!("Kafka has ended");
         }
@@ -58,9 +65,10 @@ impl Servers {
     pub(crate) fn stop(mut self) -> Result<()> {
         thread::scope(|scope| {
             let postgres = scope.spawn(|| self.postgres.stop());
+            let mariadb = scope.spawn(|| self.mariadb.stop());
             let kafka = scope.spawn(|| self.kafka.stop());
-            let (postgres, kafka) = (join(postgres), join(kafka));
-            postgres.and(kafka)
+            let (postgres, mariadb, kafka) = (join(postgres), join(mariadb), join(kafka));
+            postgres.and(mariadb).and(kafka)
         })
     }
 }

@@ -9,15 +9,19 @@ use anyhow::Result;
 use outbox_test_servers::kafka;
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 16] = [
     "",
     "async",
+    "mysql",
+    "mysql,runner",
     "postgres",
     "sqlite",
     "postgres,async",
     "runner",
     "sqlite,runner",
     "postgres,kafka",
+    "rabbitmq",
+    "nats",
     "metrics",
     "testing",
     "postgres,trace",

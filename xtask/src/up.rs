@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
         println!("export {name}={value}");
     }
     println!("export OUTBOX_TEST_SERVERS=1");
-    eprintln!("PostgreSQL and Kafka run until Ctrl-C.");
+    eprintln!("PostgreSQL, MariaDB and Kafka run until Ctrl-C.");
     let ended = wait(&mut servers);
     servers.stop()?;
     ended

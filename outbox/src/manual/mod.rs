@@ -2,8 +2,10 @@
 //!
 //! | page | what it tells |
 //! |---|---|
+//! | [`sinks`] | all sinks, compared: what each error means, what consumers can see |
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
+//! | [`mysql`] | MySQL and MariaDB: tables, settings of the server, what is different there |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
 //! | [`metrics`] | what a runner measures, and what to alert on |
 
@@ -11,12 +13,20 @@
 #[doc = include_str!("exactly_once.md")]
 pub mod exactly_once {}
 
+#[cfg(all(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[doc = include_str!("sinks.md")]
+pub mod sinks {}
+
 #[doc = include_str!("health.md")]
 pub mod health {}
 
 #[cfg(feature = "metrics")]
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[cfg(feature = "mysql")]
+#[doc = include_str!("mysql.md")]
+pub mod mysql {}
 
 #[cfg(feature = "kafka")]
 #[doc = include_str!("kafka.md")]

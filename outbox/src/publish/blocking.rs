@@ -3,7 +3,7 @@
 use diesel::Connection;
 use diesel::connection::TransactionManager as _;
 
-use super::{Executor, OutboxBackend, require_transaction};
+use super::{Executor, OutboxBackend, chunks, require_transaction};
 use crate::{Error, Message};
 
 /// The mode of diesel's connections. See [`Executor`].
@@ -33,7 +33,7 @@ where
                 self.execute_returning_count(&C::Backend::one(message))?;
             }
             messages => {
-                for chunk in messages.chunks(C::Backend::MAX_ROWS) {
+                for chunk in chunks::<C::Backend>(messages) {
                     self.execute_returning_count(&C::Backend::many(chunk))?;
                 }
             }

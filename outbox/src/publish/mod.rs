@@ -1,10 +1,14 @@
 //! Writing messages in the caller's own transaction.
 
 mod blocking;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "async")]
 mod nonblocking;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -29,7 +33,7 @@ pub use self::nonblocking::Async;
     message = "events can't be published on `{Self}`",
     label = "not a connection that the outbox knows",
     note = "it must be a `diesel::Connection`, or a `diesel_async::AsyncConnection` with the feature `async` of `outbox`",
-    note = "its database must be enabled by a feature of `outbox`: `postgres` or `sqlite`",
+    note = "its database must be enabled by a feature of `outbox`: `mysql`, `postgres` or `sqlite`",
     note = "a pool is not a connection: take one out of it first"
 )]
 pub trait Executor<Mode> {
@@ -47,19 +51,23 @@ pub trait Executor<Mode> {
     ) -> Self::Output<'c, T>;
 }
 
-/// A database that has a table `outbox`: `diesel::pg::Pg` and `diesel::sqlite::Sqlite`, by the
-/// features `postgres` and `sqlite`.
+/// A database that has a table `outbox`: `diesel::mysql::Mysql`, `diesel::pg::Pg` and
+/// `diesel::sqlite::Sqlite`, by the features `mysql`, `postgres` and `sqlite`.
 ///
 /// The INSERT of each is written out here, so that no bounds of diesel's query builder appear in
 /// the signatures of functions that publish.
 #[diagnostic::on_unimplemented(
     message = "the outbox does not know the database `{Self}`",
-    note = "enable its feature of `outbox`: `postgres` or `sqlite`"
+    note = "enable its feature of `outbox`: `mysql`, `postgres` or `sqlite`"
 )]
 pub trait OutboxBackend: Backend + sealed::Sealed {
     /// The most rows that one statement of [`many`](Self::many) may write.
     #[doc(hidden)]
     const MAX_ROWS: usize;
+
+    /// About how many bytes it may write, unless it is one row.
+    #[doc(hidden)]
+    const MAX_BYTES: usize;
 
     #[doc(hidden)]
     type One<'m>: QueryFragment<Self> + QueryId + Send;
@@ -80,6 +88,9 @@ pub trait OutboxBackend: Backend + sealed::Sealed {
 mod sealed {
     pub trait Sealed {}
 
+    #[cfg(feature = "mysql")]
+    impl Sealed for diesel::mysql::Mysql {}
+
     #[cfg(feature = "postgres")]
     impl Sealed for diesel::pg::Pg {}
 
@@ -87,10 +98,20 @@ mod sealed {
     impl Sealed for diesel::sqlite::Sqlite {}
 }
 
-/// The columns that a writer fills; all others are the database's own.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-const INSERT: &str =
-    "INSERT INTO outbox (message_id, topic, partition, key, payload, headers, event_type) ";
+/// The messages of one statement each.
+fn chunks<DB: OutboxBackend>(mut messages: &[Message]) -> impl Iterator<Item = &[Message]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0_usize;
+        let fits = |message: &&Message| {
+            bytes = bytes.saturating_add(message.bytes());
+            bytes <= DB::MAX_BYTES
+        };
+        let count = messages.iter().take(DB::MAX_ROWS).take_while(fits).count();
+        let (chunk, rest) = messages.split_at(count.max(1).min(messages.len()));
+        messages = rest;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
 
 pub(crate) fn one<'c, E, C, M>(event: &E, conn: &'c mut C) -> C::Output<'c, Uuid>
 where
@@ -100,7 +121,7 @@ where
     match event.message() {
         Ok(message) => {
             let id = message.id();
-            conn.insert(Ok(vec![trace::carry(message)]), id)
+            conn.insert(Ok(vec![trace::carry(message, event.max_bytes())]), id)
         }
         Err(error) => conn.insert(Err(error), Uuid::nil()),
     }
@@ -109,7 +130,7 @@ where
 /// Publishes any number of events in the transaction that is open on the connection, in the order
 /// given, and returns their message ids in that order.
 ///
-/// On PostgreSQL it is one statement, whatever the number.
+/// On PostgreSQL it is one statement, whatever the number; on MySQL and SQLite one for some hundreds.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {
@@ -134,7 +155,10 @@ where
 {
     let messages = events
         .into_iter()
-        .map(|event| event.message().map(trace::carry))
+        .map(|event| {
+            let carry = |message| trace::carry(message, event.max_bytes());
+            event.message().map(carry)
+        })
         .collect::<Result<Vec<_>, _>>();
     let ids = messages
         .iter()
@@ -153,5 +177,27 @@ fn require_transaction(status: &TransactionManagerStatus) -> Result<(), Error> {
         TransactionManagerStatus::InError => Err(Error::Database(
             diesel::result::Error::BrokenTransactionManager,
         )),
+    }
+}
+
+#[cfg(all(test, feature = "mysql"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_limited_by_rows_and_by_bytes() {
+        use diesel::mysql::Mysql;
+
+        let sizes = |messages: &[Message]| {
+            let chunks = chunks::<Mysql>(messages);
+            chunks.map(<[Message]>::len).collect::<Vec<_>>()
+        };
+        let of = |bytes: usize| Message::new("t").with_payload(vec![0; bytes]);
+        assert!(sizes(&[]).is_empty());
+        assert_eq!(sizes(&vec![of(1); 1_001]), [500, 500, 1]);
+        let half = Mysql::MAX_BYTES / 2;
+        assert_eq!(sizes(&vec![of(half); 5]), [2, 2, 1]);
+        let large = [of(1), of(half * 3), of(half * 3), of(1), of(1)];
+        assert_eq!(sizes(&large), [1, 1, 1, 2]);
     }
 }

@@ -3,7 +3,7 @@
 use diesel_async::{AsyncConnection, TransactionManager as _};
 use futures_util::future::BoxFuture;
 
-use super::{Executor, OutboxBackend, require_transaction};
+use super::{Executor, OutboxBackend, chunks, require_transaction};
 use crate::{Error, Message};
 
 /// The mode of diesel-async's connections. See [`Executor`].
@@ -35,7 +35,7 @@ where
                         .await?;
                 }
                 messages => {
-                    for chunk in messages.chunks(C::Backend::MAX_ROWS) {
+                    for chunk in chunks::<C::Backend>(messages) {
                         self.execute_returning_count(C::Backend::many(chunk))
                             .await?;
                     }

@@ -6,11 +6,16 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Binary, Integer, Nullable, Text, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::{INSERT, OutboxBackend};
+use super::OutboxBackend;
 use crate::Message;
+
+/// The columns that a writer fills; all others are the database's own.
+const INSERT: &str =
+    "INSERT INTO outbox (message_id, topic, partition, key, payload, headers, event_type) ";
 
 impl OutboxBackend for Pg {
     const MAX_ROWS: usize = usize::MAX;
+    const MAX_BYTES: usize = usize::MAX;
 
     type One<'m> = InsertOne<'m>;
     type Many<'m> = InsertMany<'m>;

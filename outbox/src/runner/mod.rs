@@ -72,7 +72,7 @@ pub use self::waking::Waker;
 /// [`run_until`](Self::run_until) leaves it to the program when to stop. In a program without tokio,
 /// [`spawn`](Self::spawn) runs it on a thread of its own.
 ///
-/// Several runners may work on one database at the same time. On PostgreSQL they share its 16 lanes
+/// Several runners may work on one database at the same time. On PostgreSQL and MySQL they share its 16 lanes
 /// fairly; one that comes gets its share within seconds, and so do the others when one goes. On SQLite
 /// one of them works, and another takes over when it is gone.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ impl<S: Store, K: Sink> Runner<S, K> {
 
     /// Waits until the store can be used. `None` if it was told to stop before.
     async fn ready(&self, stop: &CancellationToken) -> Result<Option<()>, RunError> {
-        let mut backoff = Backoff::of_store();
+        let mut backoff = Backoff::new();
         loop {
             match self.ask(self.store.check()).await {
                 Ok(()) => return Ok(Some(())),

@@ -30,12 +30,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         sent: UnboundedSender<(Batch, Delivery)>,
     ) -> Result<(), RunError> {
         let mut reader = Reader::default();
-        let mut backoff = Backoff::of_store();
+        let mut backoff = Backoff::new();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
-        let mut taking_over = Backoff::of_sink();
         while self.ready_to_read().await {
-            self.take_over(&mut taking_over).await?;
             let begin = Instant::now();
             let mut step = self.step(&mut reader, &sent).await;
             let took = begin.elapsed();
@@ -44,7 +42,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 step = self.send_due(&sent).await.and(step);
             }
             match step {
-                Ok(()) => backoff = Backoff::of_store(),
+                Ok(()) => backoff = Backoff::new(),
                 Err(error) => {
                     survive(error)?;
                     let _ = backoff.wait(&self.stop).await;

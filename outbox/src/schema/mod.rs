@@ -32,6 +32,8 @@
 //! Look at them, and leave it to [`publish`](crate::OutboxEvent::publish), the runner and its operators to
 //! change them: a row that is taken out of `outbox` by hand is a message that nobody gets.
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]

@@ -2,10 +2,24 @@
 //!
 //! A [`Sink`] knows messages, and nothing of stores.
 
+mod config_error;
 mod failures;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+mod in_order;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+mod router;
 mod sink_fn;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+mod template;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+mod tls;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+mod turns;
 
 use std::fmt;
 use std::future::Future;
@@ -16,13 +30,21 @@ use futures_util::future::BoxFuture;
 
 use crate::store::StoredMessage;
 
+pub use self::config_error::SinkConfigError;
 pub use self::failures::{Failures, OpenBatch};
 #[cfg(feature = "kafka")]
 pub use self::kafka::{
     KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSasl, KafkaSink, KafkaSinkBuilder,
     KafkaTls, KafkaToken,
 };
+#[cfg(feature = "nats")]
+pub use self::nats::{NatsSink, NatsSinkBuilder};
+#[cfg(feature = "rabbitmq")]
+pub use self::rabbitmq::{RabbitMqSink, RabbitMqSinkBuilder};
+pub use self::router::{Router, RouterBuilder};
 pub use self::sink_fn::{SinkFn, sink_fn};
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+pub use self::tls::SinkTls;
 
 /// Where messages go.
 ///

@@ -2,6 +2,8 @@
 //!
 //! A [`Store`] knows messages and lanes, and nothing of sinks.
 
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -16,12 +18,18 @@ use uuid::Uuid;
 
 use crate::{BoxError, Message, OrderingKey};
 
+#[cfg(feature = "mysql")]
+pub use self::mysql::{MysqlStore, MysqlStoreBuilder};
 #[cfg(feature = "postgres")]
-pub(crate) use self::postgres::{ALL_TOPICS, paused};
+pub(crate) use self::postgres::paused;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
+
+/// What stands for all topics in the table `outbox_paused`. No topic can have this name.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) const ALL_TOPICS: &str = "*";
 
 /// Where messages wait: a table `outbox` and the leases on its lanes.
 ///
@@ -448,7 +456,7 @@ pub struct StoredMessage {
 }
 
 /// The columns of a row that become its [`Message`], in any database.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 struct Columns {
     id: Uuid,
     topic: String,
@@ -459,7 +467,7 @@ struct Columns {
     event_type: Option<String>,
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 impl StoredMessage {
     /// Headers and topic can be anything if the row was written by plain SQL: what is wrong with
     /// them becomes the message's defect.
@@ -483,6 +491,19 @@ impl StoredMessage {
             created_at,
             defect: unreadable.or_else(|| message.defect()),
             message,
+        }
+    }
+}
+
+/// A message id from a column of text, in which plain SQL can have written anything: then it is nil, and
+/// the second tells why the message can't be sent.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+fn message_id(text: &str) -> (Uuid, Option<String>) {
+    match Uuid::parse_str(text) {
+        Ok(id) => (id, None),
+        Err(error) => {
+            let reason = format!("message_id {text:?} is not a UUID: {error}");
+            (Uuid::nil(), Some(reason))
         }
     }
 }
@@ -524,9 +545,14 @@ impl StoreError {
 
     fn notes_no_batches() -> Self {
         Self::fatal(
-            "it keeps no note of what is being sent, which exactly-once delivery needs; use PostgreSQL, \
-             or deliver at least once",
+            "it keeps no note of what is being sent, which exactly-once delivery needs; use PostgreSQL \
+             or MySQL, or deliver at least once",
         )
+    }
+
+    #[cfg(feature = "mysql")]
+    fn reason(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.reason
     }
 
     /// What the runner does about it.

@@ -11,11 +11,10 @@ use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use diesel::{Connection as _, OptionalExtension as _, QueryableByName, RunQueryDsl as _};
 use diesel::{SqliteConnection, sql_query};
-use uuid::Uuid;
 
 use super::{
     Columns, DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
-    RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    RunnerId, Store, StoreError, StoredMessage, TopicFilter, message_id,
 };
 
 /// Now, in the form of the tables' times. A `%f` has milliseconds, and the text sorts by time.
@@ -568,13 +567,7 @@ impl Row {
         // A time that plain SQL wrote in another form is of no consequence: it is for people.
         let created_ms = self.created_ms.and_then(|ms| u64::try_from(ms).ok());
         let created_at = SystemTime::UNIX_EPOCH + Duration::from_millis(created_ms.unwrap_or(0));
-        let (id, unreadable) = match Uuid::parse_str(&self.message_id) {
-            Ok(id) => (id, None),
-            Err(error) => {
-                let reason = format!("message_id {:?} is not a UUID: {error}", self.message_id);
-                (Uuid::nil(), Some(reason))
-            }
-        };
+        let (id, unreadable) = message_id(&self.message_id);
         let mut stored = StoredMessage::new(
             position,
             created_at,

@@ -14,12 +14,18 @@ pub mod cache;
 pub mod faketime;
 pub mod interrupt;
 pub mod kafka;
+pub mod mariadb;
+pub mod nats;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod rabbitmq;
 
 pub use self::account::is_root;
 pub use self::kafka::Kafka;
+pub use self::mariadb::MariaDb;
+pub use self::nats::Nats;
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::Postgres;
+pub use self::rabbitmq::RabbitMq;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use outbox::runner::Runner;
 use outbox::sink::{KafkaSink, Sink};
-use outbox::store::PostgresStore;
+use outbox::store::{MysqlStore, PostgresStore, Store};
 use outbox_tests::crash::{CrashingSink, Step};
 
 #[derive(Debug, Parser)]
@@ -49,17 +49,24 @@ async fn main() -> Result<()> {
     }
     let sink = sink.build()?;
     match args.crash {
-        None => run(&args, sink).await,
+        None => on_store(&args, sink).await,
         Some(step) => {
             let batch = args.crash_batch.unwrap_or_default();
             let delay = Duration::from_micros(args.crash_after_us.unwrap_or_default());
-            run(&args, CrashingSink::new(sink, step, batch, delay)).await
+            on_store(&args, CrashingSink::new(sink, step, batch, delay)).await
         }
     }
 }
 
-async fn run(args: &Args, sink: impl Sink) -> Result<()> {
-    let runner = Runner::builder(PostgresStore::new(&args.database)?, sink)
+async fn on_store(args: &Args, sink: impl Sink) -> Result<()> {
+    match args.database.starts_with("mysql:") {
+        true => run(args, MysqlStore::new(&args.database)?, sink).await,
+        false => run(args, PostgresStore::new(&args.database)?, sink).await,
+    }
+}
+
+async fn run(args: &Args, store: impl Store, sink: impl Sink) -> Result<()> {
+    let runner = Runner::builder(store, sink)
         .name(&args.name)
         .lease(Duration::from_millis(args.lease_ms))
         .grace(Duration::from_millis(args.grace_ms))

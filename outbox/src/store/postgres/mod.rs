@@ -22,16 +22,13 @@ use tokio_postgres::types::Type;
 use self::connect::Connector;
 use self::floor::Floors;
 use super::{
-    Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position,
-    ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    ALL_TOPICS, Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused,
+    Position, ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
 
 use crate::operator::Operator;
 
 pub(crate) use self::read::paused;
-
-/// What stands for all topics in the table `outbox_paused`. No topic can have this name.
-pub(crate) const ALL_TOPICS: &str = "*";
 
 pub use self::builder::PostgresStoreBuilder;
 

@@ -1,6 +1,8 @@
 //! What waits in the table `outbox`, as the connection of a test sees it in its own transaction.
 
 mod blocking;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "async")]
 mod nonblocking;
 #[cfg(feature = "postgres")]
@@ -92,7 +94,7 @@ pub(super) use self::row::Waiting;
     message = "the outbox can't be looked at on `{Self}`",
     label = "not a connection that the outbox knows",
     note = "it must be a connection of diesel, or of diesel-async with the feature `async` of `outbox`",
-    note = "its database must be enabled by a feature of `outbox`: `postgres` or `sqlite`"
+    note = "its database must be enabled by a feature of `outbox`: `mysql`, `postgres` or `sqlite`"
 )]
 pub trait TestConnection<Mode> {
     /// What a method returns: `T`, or a future of it.

@@ -24,11 +24,11 @@ impl<DB: TestBackend> QueryFragment<DB> for Select {
 }
 
 /// Takes the message with this id out of the table.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 #[derive(Debug, QueryId)]
 pub struct Settle(pub(super) i64);
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 impl From<i64> for Settle {
     fn from(id: i64) -> Self {
         Self(id)
@@ -36,7 +36,7 @@ impl From<i64> for Settle {
 }
 
 /// `Settle` for a backend of diesel, since only there it is known that it has numbers.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 macro_rules! settle_on {
     ($backend:ty) => {
         impl diesel::query_builder::QueryFragment<$backend> for Settle {
@@ -50,5 +50,5 @@ macro_rules! settle_on {
         }
     };
 }
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub(super) use settle_on;

@@ -1,0 +1,44 @@
+//! Connections, and what is set in their sessions.
+
+use std::time::Duration;
+
+use deadpool::managed::{Manager, Metrics, RecycleResult};
+use outbox_mysql_driver::mysql_async::prelude::Queryable as _;
+use outbox_mysql_driver::mysql_async::{Conn, Error, Opts};
+
+/// What every session is set to, whatever the server's defaults are.
+pub(super) const SESSION: [&str; 3] = [
+    // At REPEATABLE READ, what is locked by a search keeps others from inserting beside it.
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
+    "SET SESSION autocommit = 1, \
+        SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+        SESSION time_zone = '+00:00'",
+    // In seconds. Nobody holds locks for long; what fails is repeated.
+    "SET SESSION innodb_lock_wait_timeout = 10",
+];
+
+/// A connection that was not used for so long is asked whether it is alive.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Opens connections to one server.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) opts: Opts,
+}
+
+/// Makes a pool of it.
+impl Manager for Connector {
+    type Type = Conn;
+    type Error = Error;
+
+    async fn create(&self) -> Result<Conn, Error> {
+        Conn::new(self.opts.clone()).await
+    }
+
+    async fn recycle(&self, conn: &mut Conn, metrics: &Metrics) -> RecycleResult<Error> {
+        if metrics.last_used() > IDLE {
+            conn.ping().await?;
+        }
+        Ok(())
+    }
+}
