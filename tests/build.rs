@@ -7,7 +7,6 @@ use std::env;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(servers)");
-    println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=OUTBOX_TEST_SERVERS");
     if env::var_os("OUTBOX_TEST_SERVERS").is_some_and(|value| value == "1") {
         println!("cargo::rustc-cfg=servers");

@@ -24,6 +24,7 @@ pub(crate) fn expand(input: &Input, plan: &Plan<'_>) -> TokenStream {
         expansion.key(),
         expansion.headers(),
         Some(expansion.event_type()),
+        Some(expansion.kinds()),
         expansion.id(),
         expansion.content_type(),
         expansion.max_bytes(),
@@ -246,6 +247,39 @@ impl<'a> Expansion<'a> {
         quote! {
             fn event_type(&self) -> #krate::Option<#krate::Cow<'_, str>> {
                 #body
+            }
+        }
+    }
+
+    /// What is known without a value. A type that fields decide about is not; a topic may be.
+    fn kinds(&self) -> TokenStream {
+        let krate = &self.krate;
+        let known = |source: &Source<'a>| match source {
+            Source::Constant(_) | Source::Path(_) => Some(self.text(source, &mut Used::default())),
+            _ => None,
+        };
+        let kinds = self.plan.cases.iter().filter_map(|case| {
+            let event_type = known(&case.event_type)?;
+            let topic = match &case.topic {
+                // In the words of `topic`, so that a mistake is told once.
+                Source::Path(path) => {
+                    let topic = self.call(path.span(), "check_topic", &quote!(#path));
+                    Some(quote!(#krate::Cow::Borrowed(#topic)))
+                }
+                topic => known(topic),
+            };
+            let topic = match topic {
+                Some(topic) => quote!(#krate::Option::Some(#topic)),
+                None => self.none.clone(),
+            };
+            Some(quote!((#topic, #event_type)))
+        });
+        quote! {
+            fn __kinds() -> #krate::Vec<#krate::Kind>
+            where
+                Self: #krate::Sized,
+            {
+                #krate::kinds([#(#kinds),*])
             }
         }
     }

@@ -6,6 +6,7 @@
 
 pub use std::borrow::Cow;
 pub use std::format;
+pub use std::marker::Sized;
 pub use std::option::Option;
 pub use std::result::Result;
 pub use std::string::String;
@@ -13,6 +14,7 @@ pub use std::vec::Vec;
 
 pub use uuid::Uuid;
 
+pub use crate::event::Kind;
 pub use crate::{BoxError, Encoder, Error, Headers, Json, Message, OutboxEvent};
 
 use crate::AsBytes;
@@ -43,6 +45,11 @@ pub fn key<T: AsBytes<Form> + ?Sized, Form>(value: &T) -> Option<Cow<'static, [u
     value
         .as_bytes_value()
         .map(|bytes| Cow::Owned(bytes.into_owned()))
+}
+
+/// What is known of events without having one.
+pub fn kinds<const N: usize>(kinds: [Kind; N]) -> Vec<Kind> {
+    kinds.into()
 }
 
 /// Adds a header, unless its value is `None`.

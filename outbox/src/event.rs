@@ -171,6 +171,15 @@ pub trait OutboxEvent {
         Ok(message)
     }
 
+    /// What the derive knows of such events without having one, for the assertions of `testing`.
+    #[doc(hidden)]
+    fn __kinds() -> Vec<Kind>
+    where
+        Self: Sized,
+    {
+        Vec::new()
+    }
+
     /// Writes the message in the transaction that is open on the connection, and returns its id.
     ///
     /// With diesel it returns a `Result`, with diesel-async a future of one:
@@ -215,6 +224,10 @@ pub trait OutboxEvent {
         publish::one(self, conn)
     }
 }
+
+/// A topic, where it is the same for all such events, and an event type.
+#[doc(hidden)]
+pub type Kind = (Option<Cow<'static, str>>, Cow<'static, str>);
 
 macro_rules! forward {
     ($([$($generics:tt)*] $type:ty),+ $(,)?) => {$(

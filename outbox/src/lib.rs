@@ -27,6 +27,8 @@ mod publish;
 pub mod registry;
 #[cfg(feature = "runner")]
 pub mod runner;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub mod schema;
 #[cfg(feature = "runner")]
 pub mod sink;
 #[cfg(feature = "runner")]

@@ -30,11 +30,12 @@ pub(crate) enum Need {
     Browser,
     RabbitMq,
     Nats,
+    Psycopg,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -53,6 +54,7 @@ impl Need {
         Self::Browser,
         Self::RabbitMq,
         Self::Nats,
+        Self::Psycopg,
     ];
 
     /// For the servers alone.
@@ -82,6 +84,7 @@ impl Need {
             Self::Browser => program::find("chromedriver").is_some(),
             Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
             Self::Nats => nats::program().is_ok(),
+            Self::Psycopg => succeeds(Command::new("python3").args(["-c", "import psycopg"])),
         }
     }
 
@@ -108,6 +111,7 @@ impl Need {
             Self::Browser => &["chromium-driver"],
             Self::RabbitMq => &[rabbitmq::PACKAGE],
             Self::Nats => &[nats::PACKAGE],
+            Self::Psycopg => &["python3-psycopg"],
         }
     }
 
@@ -133,6 +137,7 @@ impl Need {
             Self::Browser => "chromedriver and Chromium: tests look at the status page",
             Self::RabbitMq => "RabbitMQ: the tests start one of their own",
             Self::Nats => "NATS: the tests start one of their own",
+            Self::Psycopg => "Python 3 with psycopg: an example publishes from Python",
         }
     }
 }

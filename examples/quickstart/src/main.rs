@@ -190,3 +190,17 @@ fn variable(name: &str) -> anyhow::Result<Option<String>> {
         Err(error) => Err(error).context(name.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_committed_arrives_once_and_in_order() -> anyhow::Result<()> {
+        let (placed, arrived) = on_embedded_parts().await?;
+        assert_eq!(placed.committed + placed.rolled_back, WRITERS * ORDERS_EACH);
+        assert_eq!(arrived.delivered, placed.committed);
+        assert_eq!((arrived.duplicates, arrived.out_of_order), (0, 0));
+        Ok(())
+    }
+}

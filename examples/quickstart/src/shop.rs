@@ -144,3 +144,44 @@ pub fn now_micros() -> u128 {
         .unwrap_or_default()
         .as_micros()
 }
+
+#[cfg(test)]
+mod tests {
+    use diesel_async::{AsyncMigrationHarness, SimpleAsyncConnection as _};
+    use diesel_migrations::MigrationHarness as _;
+    use outbox::testing::{TestConnection as _, assert_published, refute_published};
+
+    use super::*;
+
+    type Connection = SyncConnectionWrapper<SqliteConnection>;
+
+    /// A shop whose transaction is never committed.
+    async fn shop() -> Connection {
+        let mut connection = Connection::establish(":memory:").await.unwrap();
+        connection.batch_execute(TABLES).await.unwrap();
+        let mut harness = AsyncMigrationHarness::new(connection);
+        harness
+            .run_pending_migrations(outbox::migrations::SQLITE)
+            .unwrap();
+        let mut connection = harness.into_inner();
+        connection.begin_test_transaction().await.unwrap();
+        connection
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_order_is_announced_with_its_number() {
+        let mut conn = shop().await;
+        conn.place_order("ada", 4_200, true).await.unwrap();
+        conn.place_order("ada", 700, true).await.unwrap();
+        let event = assert_published!(&mut conn, OrderPlaced { number: 2, .. }).await;
+        assert_eq!((event.customer.as_str(), event.total_cents), ("ada", 700));
+        assert_eq!(conn.published::<OrderPlaced>().await.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_order_whose_card_is_refused_is_not() {
+        let mut conn = shop().await;
+        conn.place_order("ada", 4_200, false).await.unwrap_err();
+        refute_published!(&mut conn, OrderPlaced { .. }).await;
+    }
+}

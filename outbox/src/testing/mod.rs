@@ -1,4 +1,13 @@
-//! For tests: a store in memory, a sink that records, and suites for stores and sinks of your own.
+//! For tests: what was published, a store in memory, a sink that records, and suites for stores and sinks of
+//! your own.
+//!
+//! # What was published
+//!
+//! A service is tested in a transaction that is never committed, as Diesel does it, and asks what it has
+//! published there: [`assert_published!`], [`refute_published!`], and the methods of [`TestConnection`].
+//! [`drain`](TestConnection::drain) delivers it to a [`RecordingSink`], without a runner.
+//!
+//! # A runner without servers
 //!
 //! A runner needs neither a database nor a broker here, and no test has to wait for a time to pass:
 //!
@@ -39,9 +48,19 @@
 //! # }).unwrap();
 //! ```
 
+mod assertions;
+mod connection;
 pub mod contract;
+mod drain;
 mod memory;
 mod recording;
 
+pub use self::assertions::json;
+#[doc(hidden)]
+pub use self::assertions::{__assert_published, __refute_published};
+pub use self::connection::{TestBackend, TestConnection};
+pub use self::drain::Drained;
 pub use self::memory::{MemoryStore, ParkedMessage};
 pub use self::recording::RecordingSink;
+#[doc(inline)]
+pub use crate::{assert_published, refute_published};

@@ -26,9 +26,9 @@ type Answer = dyn Fn(&Message, usize) -> Outcome + Send + Sync;
 pub struct RecordingSink {
     answer: Arc<Answer>,
     delay: Duration,
-    failures: Failures,
+    pub(super) failures: Failures,
     attempts: Arc<Mutex<HashMap<Uuid, usize>>>,
-    delivered: Arc<watch::Sender<Vec<Message>>>,
+    pub(super) delivered: Arc<watch::Sender<Vec<Message>>>,
 }
 
 impl Default for RecordingSink {
@@ -92,7 +92,7 @@ impl RecordingSink {
         self.delivered()
     }
 
-    fn decide(&self, message: &Message, deadline: Instant) -> Outcome {
+    pub(super) fn decide(&self, message: &Message, deadline: Instant) -> Outcome {
         if self.failures.concern(message) {
             return Err(SinkError::skipped());
         }
