@@ -4,7 +4,7 @@ use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
 use outbox_test_servers::{
-    faketime, kafka, mariadb, nats, pgbouncer, postgres, process, program, rabbitmq,
+    faketime, kafka, mariadb, nats, pgbouncer, postgres, process, program, python, rabbitmq,
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -84,7 +84,7 @@ impl Need {
             Self::Browser => program::find("chromedriver").is_some(),
             Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
             Self::Nats => nats::program().is_ok(),
-            Self::Psycopg => succeeds(Command::new("python3").args(["-c", "import psycopg"])),
+            Self::Psycopg => python::with_psycopg().is_ok(),
         }
     }
 
@@ -111,7 +111,7 @@ impl Need {
             Self::Browser => &["chromium-driver"],
             Self::RabbitMq => &[rabbitmq::PACKAGE],
             Self::Nats => &[nats::PACKAGE],
-            Self::Psycopg => &["python3-psycopg"],
+            Self::Psycopg => &[python::PACKAGE],
         }
     }
 

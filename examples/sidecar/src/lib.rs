@@ -10,7 +10,7 @@ mod tests {
     use diesel_migrations::MigrationHarness as _;
     use outbox::OutboxEvent;
     use outbox::testing::{RecordingSink, TestConnection as _, assert_published, refute_published};
-    use outbox_test_servers::Postgres;
+    use outbox_test_servers::{Postgres, python};
     use serde::{Deserialize, Serialize};
 
     /// What another service makes of the messages of `shop.py`.
@@ -43,12 +43,12 @@ mod tests {
         conn.batch_execute(outbox::migrations::POSTGRES_GRANTS)?;
         conn.batch_execute(SHOP)?;
 
-        let output = Command::new("python3")
+        let output = Command::new(python::with_psycopg()?)
             .args(["shop.py", "--no-table", "--no-wait"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("DATABASE_URL", server.url().replace("postgres@", "shop@"))
             .output()
-            .context("python3")?;
+            .context("shop.py")?;
         ensure!(
             output.status.success(),
             "{}",

@@ -20,6 +20,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod python;
 pub mod rabbitmq;
 
 pub use self::account::is_root;
