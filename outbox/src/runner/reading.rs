@@ -1,9 +1,10 @@
 //! Reading messages and giving them to the sink.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::session::{Batch, Origin, Place, Session};
