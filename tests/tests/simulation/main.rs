@@ -63,7 +63,10 @@ fn what_was_found_stays_repaired() -> Result<()> {
     Ok(())
 }
 
-const FOUND: [(Mode, u64); 0] = [];
+const FOUND: [(Mode, u64); 1] = [
+    // A defective message was parked, the answer was lost, and its key went on.
+    (Mode::ExactlyOnce, 760),
+];
 
 /// Or no seed would be worth anything.
 #[test]

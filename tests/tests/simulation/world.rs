@@ -118,7 +118,7 @@ impl World {
                 max_in_flight: batch_size + chance.among(0..20),
                 max_in_flight_bytes: *chance.one_of(&[50, 1000, 1 << 20]),
                 poll_interval: chance.millis(20..1000),
-                grace: chance.millis(0..4000),
+                grace: chance.millis(100..4000),
                 on_rejection: chance.one_of(&policies).clone(),
             },
             database: Database::new(lanes, chance.clone(), flaw),
