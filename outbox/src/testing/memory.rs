@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::store::{
-    Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
-    RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest,
+    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
 use crate::{Error, Message, OrderingKey, OutboxEvent};
 

@@ -75,7 +75,10 @@ fn a_seed_runs_a_second_time_as_it_did_the_first() -> Result<()> {
         for seed in 0..20 {
             let first = simulate(seed, mode, Flaw::None)?;
             let second = simulate(seed, mode, Flaw::None)?;
-            ensure!(first == second, "{mode:?}, seed {seed}: {first:?} {second:?}");
+            ensure!(
+                first == second,
+                "{mode:?}, seed {seed}: {first:?} {second:?}"
+            );
         }
     }
     Ok(())
@@ -191,7 +194,9 @@ fn seeds() -> Result<Range<u64>> {
     let number = |name: &str| {
         let value = env::var(name).ok();
         let number = value.map(|value| value.parse::<u64>());
-        number.transpose().with_context(|| format!("{name} is no number"))
+        number
+            .transpose()
+            .with_context(|| format!("{name} is no number"))
     };
     Ok(match number("OUTBOX_TEST_SEED")? {
         Some(seed) => seed..seed + 1,

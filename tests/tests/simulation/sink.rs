@@ -335,7 +335,9 @@ impl Transaction {
         };
         let how = how.unwrap_or(Commit::Done);
         let (epoch, messages) = (self.epoch, self.messages.clone());
-        let ended = self.broker.end(self.lane, epoch, self.number, messages, how);
+        let ended = self
+            .broker
+            .end(self.lane, epoch, self.number, messages, how);
         match ended {
             Err(error) => failure(error),
             Ok(()) if unknown => failure(SinkError::unavailable("simulated: no answer")),

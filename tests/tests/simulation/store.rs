@@ -162,11 +162,7 @@ impl FaultyStore {
     }
 
     /// By whose leases something is changed: a database without a fence lets anybody.
-    fn entitled(
-        database: &Database,
-        runner: RunnerId,
-        leases: &[Lease],
-    ) -> Vec<(RunnerId, Lease)> {
+    fn entitled(database: &Database, runner: RunnerId, leases: &[Lease]) -> Vec<(RunnerId, Lease)> {
         let owners = &database.lock().owners;
         let entitled = |lease: &Lease| match owners.get(&lease.lane) {
             Some(owner) if database.flaw == Flaw::HasNoFence => owner.clone(),
@@ -222,10 +218,8 @@ impl Store for FaultyStore {
 
     async fn release(&self, _: &RunnerId, leases: &[Lease]) -> Result<(), StoreError> {
         let leases = leases.to_vec();
-        self.call(
-            |database, runner| async move { database.outbox.release(&runner, &leases).await },
-        )
-        .await
+        self.call(|database, runner| async move { database.outbox.release(&runner, &leases).await })
+            .await
     }
 
     async fn leave(&self, _: &RunnerId) -> Result<(), StoreError> {
@@ -249,7 +243,10 @@ impl Store for FaultyStore {
                     is_new
                 });
             }
-            Ok(read.into_iter().map(|stored| database.mark(stored)).collect())
+            Ok(read
+                .into_iter()
+                .map(|stored| database.mark(stored))
+                .collect())
         })
         .await
     }
@@ -303,7 +300,10 @@ impl Store for FaultyStore {
     ) -> Result<Vec<Lease>, StoreError> {
         let (leases, error) = (leases.to_vec(), error.to_owned());
         self.call(move |database, runner| async move {
-            database.outbox.bury(&runner, &leases, position, &error).await
+            database
+                .outbox
+                .bury(&runner, &leases, position, &error)
+                .await
         })
         .await
     }
@@ -341,7 +341,9 @@ impl Store for FaultyStore {
         let (leases, refusal) = (leases.to_vec(), refusal.clone());
         self.call(move |database, runner| async move {
             let outbox = &database.outbox;
-            outbox.refuse_again(&runner, &leases, position, &refusal).await
+            outbox
+                .refuse_again(&runner, &leases, position, &refusal)
+                .await
         })
         .await
     }
@@ -362,9 +364,9 @@ impl Store for FaultyStore {
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {
-        self.call(move |database, _| async move {
-            database.outbox.clean_archive(retention, most).await
-        })
+        self.call(
+            move |database, _| async move { database.outbox.clean_archive(retention, most).await },
+        )
         .await
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use outbox::Message;
 use outbox::runner::{OnRejection, RunError, Runner};
 use outbox::store::{Paused, RunnerId, Store as _};
-use outbox_tests::history::{Delivered, History, Promise};
+use outbox_tests::history::{Committed, Delivered, History, Promise, Verdict};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -242,7 +242,8 @@ impl World {
             match process.await {
                 None => tokio::time::sleep(chance.millis(0..4000)).await,
                 Some(Ok(_)) => {}
-                Some(Err(RunError::Sink(_))) if chance.faults().contains_key(&Fault::FatalError) => {}
+                Some(Err(RunError::Sink(_)))
+                    if chance.faults().contains_key(&Fault::FatalError) => {}
                 Some(Err(error)) => bail!("runner {number}.{life} ended: {error}"),
             }
         }
@@ -307,12 +308,15 @@ impl World {
         let log = self.broker.log();
         let dead = self.dead(&log)?;
         let is_dead = |id: &Uuid| dead.contains(id);
-        // Others of its key may have passed what was refused late.
         let passed = self.broker.refused_late();
         let mut committed = writers.committed();
         committed.retain(|committed| !is_dead(&committed.id));
+        if !self.refusals_hold_up() {
+            // The key goes on without a refused one, also if it does not become a dead letter after all.
+            unnumber(&mut committed, |id| self.broker.ever_refused(id));
+        }
         let mut history = History {
-            committed: committed.clone(),
+            committed,
             delivered: log
                 .iter()
                 .filter(|message| message.topic() != DEAD_LETTERS && !is_dead(&message.id()))
@@ -331,20 +335,13 @@ impl World {
         };
         // In the end they stand in their order, also what was passed for a while.
         if self.mode == Mode::AtLeastOnce {
-            last_occurrences(&history).judge(Promise::ExactlyOnce).check()
-                .context("as a compacted topic keeps it")?;
+            let verdict = last_occurrences(&history).judge(Promise::ExactlyOnce);
+            explain(&verdict, &history).context("as a compacted topic keeps it")?;
         }
-        for committed in &mut history.committed {
-            if passed.contains(&committed.id) {
-                committed.number = None;
-            }
-        }
+        // Others of its key may have passed what was refused late.
+        unnumber(&mut history.committed, |id| passed.contains(id));
         let verdict = history.judge(promise);
-        if let Some(id) = verdict.reordered.first() {
-            let numbers = history.of_same_key(*id);
-            verdict.check().with_context(|| format!("its key: {numbers}"))?;
-        }
-        verdict.check()?;
+        explain(&verdict, &history)?;
 
         // All runners have stopped in good order: nobody holds anything.
         let stranger = RunnerId {
@@ -367,6 +364,13 @@ impl World {
         })
     }
 
+    fn refusals_hold_up(&self) -> bool {
+        matches!(
+            self.configuration.on_rejection,
+            OnRejection::Park { .. } | OnRejection::Halt
+        )
+    }
+
     /// The messages that became dead letters. Nothing else may.
     fn dead(&self, log: &[Message]) -> Result<BTreeSet<Uuid>> {
         let sent = log.iter().filter(|message| message.topic() == DEAD_LETTERS);
@@ -380,6 +384,21 @@ impl World {
         );
         Ok(dead)
     }
+}
+
+/// Of these messages no order is promised.
+fn unnumber(committed: &mut [Committed], of_these: impl Fn(&Uuid) -> bool) {
+    for committed in committed {
+        if of_these(&committed.id) {
+            committed.number = None;
+        }
+    }
+}
+
+/// An error with the faults, and how the key arrived of which something was reordered.
+fn explain(verdict: &Verdict, history: &History) -> Result<()> {
+    let key = verdict.reordered.first().map(|id| history.of_same_key(*id));
+    verdict.check().with_context(|| format!("one key: {key:?}"))
 }
 
 /// The last time that each message was delivered, which is what a compacted topic keeps of a key.

@@ -77,10 +77,14 @@ impl Writers {
             let first = **number + 1;
             for number in first..first + chance.among(1..4) as i64 {
                 let message = self.message(*index, number);
-                written.push((*index, Committed {
-                    number: is_ordered(&message).then_some(number),
-                    ..committed(&message)
-                }, number));
+                written.push((
+                    *index,
+                    Committed {
+                        number: is_ordered(&message).then_some(number),
+                        ..committed(&message)
+                    },
+                    number,
+                ));
                 self.database.insert(message);
             }
         }
@@ -94,11 +98,20 @@ impl Writers {
         }
         for (index, number) in &mut locked {
             let numbers = written.iter().filter(|(of, ..)| of == index);
-            **number = numbers.map(|(.., number)| *number).max().unwrap_or(**number);
+            **number = numbers
+                .map(|(.., number)| *number)
+                .max()
+                .unwrap_or(**number);
         }
-        let written: Vec<_> = written.into_iter().map(|(_, committed, _)| committed).collect();
+        let written: Vec<_> = written
+            .into_iter()
+            .map(|(_, committed, _)| committed)
+            .collect();
         let ids: Vec<Uuid> = written.iter().map(|committed| committed.id).collect();
-        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut committed = self
+            .committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         committed.extend(written);
         self.database.commit(&ids);
     }
