@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
 use outbox::store::{LaneBatch, Lease, RunnerId, Store, StoreErrorKind};
+use outbox::testing::MemoryStore;
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres};
@@ -106,7 +107,15 @@ async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<L
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers() -> Result<()> {
-    let store = Postgres::create()?.store()?;
+    batches_are_noted(Postgres::create()?.store()?).await
+}
+
+#[tokio::test]
+async fn the_model_of_a_store_notes_batches_too() -> Result<()> {
+    batches_are_noted(MemoryStore::new()).await
+}
+
+async fn batches_are_noted(store: impl Store) -> Result<()> {
     let batch = |number: i64| LaneBatch {
         lane: 3,
         number,

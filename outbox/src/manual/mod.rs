@@ -5,11 +5,15 @@
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
+//! | [`failures`] | what may fail, what happens then, and the test that shows it |
 //! | [`metrics`] | what a runner measures, and what to alert on |
 
 #[cfg(feature = "kafka")]
 #[doc = include_str!("exactly_once.md")]
 pub mod exactly_once {}
+
+#[doc = include_str!("failures.md")]
+pub mod failures {}
 
 #[doc = include_str!("health.md")]
 pub mod health {}
