@@ -21,8 +21,6 @@ pub(crate) enum Flaw {
     Lies,
     /// The sink sends what follows a message that it could not send.
     SkipsNothing,
-    /// The sink sends what it was given too late.
-    IgnoresTheDeadline,
     /// The broker lets those commit who were taken over from.
     FencesNobody,
     /// The broker forgets which batch was committed last.

@@ -88,7 +88,7 @@ impl FaultySink {
         if self.broker.flaw != Flaw::SkipsNothing && self.failures.concern(message) {
             return Err(SinkError::skipped());
         }
-        if now() >= deadline && self.broker.flaw != Flaw::IgnoresTheDeadline {
+        if now() >= deadline {
             return Err(SinkError::unavailable("the lease comes to its end"));
         }
         if self.broker.is_away() || chance.strikes(Fault::SinkIsAway, 5) {
@@ -309,7 +309,7 @@ impl Transaction {
         };
         tokio::time::sleep(latency).await;
         let failure = |error: SinkError| vec![Err(error); self.messages.len()];
-        if now() >= deadline && self.broker.flaw != Flaw::IgnoresTheDeadline {
+        if now() >= deadline {
             return failure(SinkError::unavailable("the lease comes to its end"));
         }
         if self.broker.is_away() {

@@ -1,7 +1,7 @@
 //! A world: a database, a broker, writers and runners, from its beginning to its end, which is judged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,7 +9,7 @@ use outbox::Message;
 use outbox::runner::{OnRejection, RunError, Runner};
 use outbox::store::{Paused, RunnerId, Store as _};
 use outbox_tests::history::{Committed, Delivered, History, Promise, Verdict};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -85,7 +85,9 @@ struct World {
     lanes: u8,
     runners: usize,
     configuration: Configuration,
-    phase: watch::Sender<Phase>,
+    phase: Mutex<Phase>,
+    /// Wakes in the order of waiting, which a channel `watch` does not.
+    turned: Notify,
 }
 
 impl World {
@@ -124,7 +126,8 @@ impl World {
             database: Database::new(lanes, chance.clone(), flaw),
             broker,
             chance,
-            phase: watch::Sender::new(Phase::Storm),
+            phase: Mutex::new(Phase::Storm),
+            turned: Notify::new(),
         }
     }
 
@@ -154,18 +157,37 @@ impl World {
         chance.calm_down();
         world.broker.recover();
         world.database.repair();
-        world.phase.send_replace(Phase::Calm);
+        world.turn(Phase::Calm);
         let deadline = Instant::now() + PATIENCE;
         while !world.database.waiting().is_empty() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         // What is late arrives, such as a request for lanes of a runner that is gone, and leases end.
         tokio::time::sleep(LEASE * 3).await;
-        world.phase.send_replace(Phase::Over);
+        world.turn(Phase::Over);
         for runner in running {
             runner.await??;
         }
         world.judge(&writers).await
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.turned.notify_waiters();
+    }
+
+    async fn turned_from(&self, before: Phase) {
+        loop {
+            let turned = self.turned.notified();
+            if self.phase() != before {
+                return;
+            }
+            turned.await;
+        }
     }
 
     /// Outages, and what an operator does.
@@ -207,9 +229,8 @@ impl World {
     /// Starts a runner, and another one whenever it has ended.
     async fn keep_running(self: Arc<Self>, number: usize) -> Result<()> {
         let chance = &self.chance;
-        let mut phase = self.phase.subscribe();
         for life in 0.. {
-            let before = *phase.borrow_and_update();
+            let before = self.phase();
             if before == Phase::Over {
                 break;
             }
@@ -217,7 +238,7 @@ impl World {
             let run = self.runner(&format!("{number}.{life}"), state.clone())?;
             let stopped = chance.strikes(Fault::Stopped, 300);
             let after = chance.millis(1..8000);
-            let mut changed = phase.clone();
+            let world = self.clone();
             let shutdown = async move {
                 let stopped = async {
                     match stopped {
@@ -227,7 +248,7 @@ impl World {
                 };
                 tokio::select! {
                     biased;
-                    _ = changed.wait_for(|phase| *phase != before) => {}
+                    () = world.turned_from(before) => {}
                     () = stopped => {}
                 }
             };
