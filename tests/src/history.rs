@@ -400,6 +400,24 @@ mod tests {
         ("stuck", id)
     }
 
+    /// Delivered twice in a row.
+    fn repeat(rng: &mut fastrand::Rng, history: &mut History) -> Uuid {
+        let at = rng.usize(..history.delivered.len());
+        let repeated = history.delivered[at].clone();
+        let id = repeated.id;
+        history.delivered.insert(at + 1, repeated);
+        id
+    }
+
+    /// A repetition that ends before it has caught up.
+    fn tear(history: &mut History) -> Uuid {
+        let first = history.committed.iter().find(|c| c.number == Some(1));
+        let first = delivered(first.unwrap());
+        let id = first.id;
+        history.delivered.push(first);
+        id
+    }
+
     /// Exchanges the first occurrence of a message and the next one of its key.
     fn swap(rng: &mut fastrand::Rng, history: &mut History) -> (&'static str, Uuid) {
         let key = Some(vec![rng.u8(..5)]);
@@ -444,6 +462,25 @@ mod tests {
                     assert!(verdict.check().is_err());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn repetitions_are_found_where_they_are_not_allowed() {
+        for seed in 0..100 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut history = clean(&mut rng, false);
+            let id = repeat(&mut rng, &mut history);
+            let verdict = history.judge(Promise::ExactlyOnce);
+            assert_eq!(verdict.repeated, [id], "seed {seed}: {verdict}");
+            for promise in &PROMISES[1..] {
+                let verdict = history.judge(*promise);
+                assert!(verdict.is_clean(), "seed {seed}, {promise:?}: {verdict}");
+                assert_eq!(verdict.duplicates, 1);
+            }
+            let id = tear(&mut history);
+            let verdict = history.judge(Promise::AtLeastOnce);
+            assert_eq!(verdict.reordered, [id], "seed {seed}: {verdict}");
         }
     }
 

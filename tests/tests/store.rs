@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use diesel::Connection as _;
 use outbox::store::{LaneBatch, Lease, MysqlStore, ReadRequest, RunnerId, Store, StoreErrorKind};
+use outbox::testing::MemoryStore;
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
 use outbox_tests::certificates::Authority;
@@ -266,19 +267,22 @@ async fn lease_when_free<S: Store>(store: &S, runner: &RunnerId) -> Result<Vec<L
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn postgres_notes_batches() -> Result<()> {
-    batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers::<Postgres>().await
+    batches_are_noted(Postgres::create()?.store()?).await
 }
 
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn mariadb_notes_batches() -> Result<()> {
-    batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers::<MariaDb>().await
+    batches_are_noted(MariaDb::create()?.store()?).await
 }
 
-/// What exactly-once delivery rests on.
-async fn batches_are_noted_by_who_holds_the_lane_and_in_the_order_of_their_numbers<D: Database>()
--> Result<()> {
-    let store = D::create()?.store()?;
+#[tokio::test]
+async fn the_model_of_a_store_notes_batches_too() -> Result<()> {
+    batches_are_noted(MemoryStore::new()).await
+}
+
+/// What exactly-once delivery rests on, by who holds the lane and in the order of their numbers.
+async fn batches_are_noted(store: impl Store) -> Result<()> {
     let batch = |number: i64| LaneBatch {
         lane: 3,
         number,

@@ -5,6 +5,7 @@ mod apt;
 mod bench;
 mod cargo;
 mod chaos;
+mod deny;
 mod diesel;
 mod prerequisites;
 mod servers;
@@ -35,6 +36,8 @@ enum Task {
     /// Let runners and brokers die, again and again, under load, on a PostgreSQL and a Kafka of three nodes
     /// of its own, and compare what was committed with what arrived
     Chaos(chaos::Args),
+    /// Look at licences, known vulnerabilities and sources of all dependencies
+    Deny(deny::Args),
     /// Start a PostgreSQL, a MariaDB and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -59,6 +62,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Test(args) => test::run(args),
         Task::Bench(args) => bench::run(args),
         Task::Chaos(args) => chaos::run(args),
+        Task::Deny(args) => deny::run(args),
         Task::Up => up::run(),
     }
 }

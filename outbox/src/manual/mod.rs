@@ -7,6 +7,7 @@
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
 //! | [`mysql`] | MySQL and MariaDB: tables, settings of the server, what is different there |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
+//! | [`failures`] | what may fail, what happens then, and the test that shows it |
 //! | [`metrics`] | what a runner measures, and what to alert on |
 
 #[cfg(feature = "kafka")]
@@ -16,6 +17,9 @@ pub mod exactly_once {}
 #[cfg(all(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
 #[doc = include_str!("sinks.md")]
 pub mod sinks {}
+
+#[doc = include_str!("failures.md")]
+pub mod failures {}
 
 #[doc = include_str!("health.md")]
 pub mod health {}

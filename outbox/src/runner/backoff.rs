@@ -39,6 +39,7 @@ impl Backoff {
     /// Waits for the next delay. Breaks at once when told to stop.
     pub(super) async fn wait(&mut self, stop: &CancellationToken) -> ControlFlow<()> {
         tokio::select! {
+            biased;
             () = stop.cancelled() => ControlFlow::Break(()),
             () = tokio::time::sleep(self.next_delay()) => ControlFlow::Continue(()),
         }

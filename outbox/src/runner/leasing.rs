@@ -1,7 +1,8 @@
 //! Taking, renewing and handing back lanes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::event::RunnerEvent;
@@ -53,6 +54,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 }
             }
             tokio::select! {
+                biased;
                 () = work_is_done.cancelled() => {}
                 () = tokio::time::sleep(TICK.min(lease / 5)) => {}
             }

@@ -7,10 +7,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
+use tokio::time::Instant;
 
 use super::Runner;
 use super::health::{Condition, Health, HealthWatch};

@@ -4,6 +4,9 @@
 //! (`reading`), one waits for the outcomes and settles (`settling`), one keeps the runner's share of the
 //! lanes (`leasing`). What they share is the `tracker`: which lanes are served, which messages are in
 //! flight, and which keys may not be sent.
+//!
+//! Time is tokio's, which is the system's monotonic clock unless a test has paused it; and every choice of
+//! `select!` is `biased`. So a simulation with a seed runs a second time as it did the first.
 
 mod backoff;
 mod builder;
@@ -167,6 +170,7 @@ impl<S: Store, K: Sink> Runner<S, K> {
             let run = self.run(&stop);
             tokio::pin!(run);
             tokio::select! {
+                biased;
                 result = &mut run => result,
                 () = shutdown => {
                     tracing::info!(runner = %self.id.name, "stopping");

@@ -1,7 +1,8 @@
 //! Nothing is measured without the feature `metrics`.
 
 use std::convert::Infallible;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::Runner;
 use super::health::HealthWatch;

@@ -1,9 +1,10 @@
 //! Reading messages and giving them to the sink.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::session::{Batch, Origin, Place, Session};
@@ -174,13 +175,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         if !parking.is_empty()
             && let Err(error) = self.park(&admitted.leases, &parking).await
         {
-            // They are read again. What was admitted besides goes on.
+            // They may be parked all the same, so their keys stay held: what is read of them again queues up
+            // there. What was admitted besides goes on.
             tracing::warn!("messages could not be parked: {error}");
-            for stored in &admitted.defective {
-                if let Some(key) = stored.message.ordering_key().fingerprint() {
-                    self.tracker.release(key);
-                }
-            }
+            self.tracker.set_parked(true);
         }
         Some(admitted)
     }

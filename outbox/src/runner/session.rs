@@ -3,10 +3,11 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -107,6 +108,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
             tokio::join!(work, leasing, Box::pin(looking), Box::pin(self.listen()));
         };
         tokio::select! {
+            biased;
             () = all => {
                 // Only with nothing in flight: the next owner sends what is left.
                 if self.tracker.is_idle() {
@@ -152,6 +154,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
             }
         };
         tokio::select! {
+            biased;
             () = work_is_done.cancelled() => {}
             () = look => {}
         }
@@ -220,7 +223,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         place: Place,
     ) -> Delivery {
         let sink = &self.runner.sink;
-        let deadline = *self.lock_until() - sink.delivery_timeout();
+        let deadline = (*self.lock_until() - sink.delivery_timeout()).into_std();
         let span = tracing::debug_span!("send", messages = messages.len());
         #[cfg(feature = "trace")]
         super::links::link(&span, messages);

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::event::{MessageInfo, RunnerEvent};

@@ -49,6 +49,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 unknown.iter().any(|lease| !trying.contains(&lease.lane))
             });
             let (lane, result) = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => break,
                 () = others => continue,
                 Some(done) = attempts.next() => done,

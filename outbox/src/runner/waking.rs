@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::session::Session;
@@ -171,6 +172,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Waits, or until somebody rings or the session ends.
     pub(super) async fn doze(&self, pause: Duration) {
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => {}
             () = self.runner.bell.rung.notified() => self.runner.metrics.woken(),
             () = tokio::time::sleep(pause) => {}

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::store::{
-    Backlog, DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
-    RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest,
+    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
 };
 use crate::{Error, Message, OrderingKey, OutboxEvent};
 
@@ -20,8 +21,9 @@ const LANES: u8 = 16;
 
 /// An outbox in memory: a [`Store`] for tests, and the model of one.
 ///
-/// A clone is the same outbox. Its clock goes like any other, and can be
-/// [advanced](Self::advance), so that leases end and refused messages are due without waiting.
+/// A clone is the same outbox. Its clock is tokio's, so that a test that pauses that one pauses this one
+/// too; and it can be [advanced](Self::advance), so that leases end and refused messages are due without
+/// waiting.
 #[derive(Clone, Debug)]
 pub struct MemoryStore(Arc<Mutex<Outbox>>);
 
@@ -55,6 +57,15 @@ struct Lane {
     owner: Option<Uuid>,
     epoch: i64,
     expires_at: Time,
+    noted: Noted,
+}
+
+/// The batch that was noted last.
+#[derive(Clone, Debug, Default)]
+struct Noted {
+    number: i64,
+    ids: Vec<i64>,
+    parked: bool,
 }
 
 #[derive(Debug)]
@@ -374,6 +385,57 @@ impl Store for MemoryStore {
             outbox.delivered(stored, archive);
         }
         Ok(held.0)
+    }
+
+    async fn note_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        batches: &[LaneBatch],
+    ) -> Result<Vec<Lease>, StoreError> {
+        let mut outbox = self.lock();
+        let mut held = outbox.held(runner, leases).0;
+        held.retain(|lease| {
+            let batch = batches.iter().find(|batch| batch.lane == lease.lane);
+            let lane = outbox.lane_mut(lease.lane);
+            let Some((batch, lane)) = batch.zip(lane) else {
+                return false;
+            };
+            // A repeated call that comes late, and whose batch was followed by others.
+            if batch.number <= lane.noted.number {
+                return false;
+            }
+            lane.noted = Noted {
+                number: batch.number,
+                ids: batch.ids.clone(),
+                parked: batch.parked,
+            };
+            true
+        });
+        Ok(held)
+    }
+
+    async fn noted_batches(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+    ) -> Result<Vec<LaneBatch>, StoreError> {
+        let mut outbox = self.lock();
+        let held = outbox.held(runner, leases).0;
+        let noted = held.iter().filter_map(|lease| {
+            let Noted {
+                number,
+                ids,
+                parked,
+            } = outbox.lane_mut(lease.lane)?.noted.clone();
+            Some(LaneBatch {
+                lane: lease.lane,
+                number,
+                ids,
+                parked,
+            })
+        });
+        Ok(noted.collect())
     }
 
     async fn clock(&self) -> Result<Option<SystemTime>, StoreError> {

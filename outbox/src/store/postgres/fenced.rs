@@ -1,5 +1,7 @@
 //! What changes messages, all behind the same fence. The functions stand in the migration.
 
+use std::borrow::Cow;
+
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -30,6 +32,14 @@ async fn fenced(
             Ok(Lease { lane, epoch })
         })
         .collect()
+}
+
+/// What PostgreSQL takes for text. It knows no NUL, and a reason can quote what somebody wrote.
+fn text(reason: &str) -> Cow<'_, str> {
+    match reason.contains('\0') {
+        true => reason.replace('\0', "\u{fffd}").into(),
+        false => reason.into(),
+    }
 }
 
 /// The lanes and the ids of positions, as arrays.
@@ -63,7 +73,7 @@ pub(super) async fn park(
 ) -> Result<Vec<Lease>, StoreError> {
     let (lanes, ids) = places(messages.iter().map(|parking| parking.position));
     let refusals = || messages.iter().map(|parking| parking.refusal.as_ref());
-    let errors: Vec<_> = refusals().map(|r| r.map(|r| r.error.as_str())).collect();
+    let errors: Vec<_> = refusals().map(|r| r.map(|r| text(&r.error))).collect();
     let tried: Vec<_> = refusals().map(|r| r.map_or(0, attempts)).collect();
     let retry_ms: Vec<_> = refusals().map(|r| r.and_then(self::retry_ms)).collect();
     let parameters: [Parameter<'_>; 5] = [
@@ -87,7 +97,7 @@ pub(super) async fn bury(
     let parameters: [Parameter<'_>; 3] = [
         (&position.lane, Type::INT2),
         (&position.id, Type::INT8),
-        (&error, Type::TEXT),
+        (&text(error), Type::TEXT),
     ];
     let call = "SELECT lane, epoch FROM outbox_bury($1, $2, $3, $4, $5, $6)";
     fenced(client, call, runner, leases, &parameters).await
@@ -103,7 +113,7 @@ pub(super) async fn refuse_again(
     let parameters: [Parameter<'_>; 5] = [
         (&position.lane, Type::INT2),
         (&position.id, Type::INT8),
-        (&refusal.error, Type::TEXT),
+        (&text(&refusal.error), Type::TEXT),
         (&attempts(refusal), Type::INT4),
         (&retry_ms(refusal), Type::INT8),
     ];
