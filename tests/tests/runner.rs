@@ -412,8 +412,28 @@ async fn dropping_the_future_loses_nothing<D: Database>() -> Result<()> {
     Ok(())
 }
 
+/// As with Kafka, where the first messages for a missing topic time out.
+async fn a_missing_topic_leaves_the_runner_ready<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    publish(&database, &keyed("missing", 1, 1))?;
+    let broker = RecordingSink::new().answering(|_, attempt| match attempt {
+        0 => Err(SinkError::unavailable("no answer in time")),
+        _ => Err(SinkError::topic_unavailable("create it")),
+    });
+    let runner = builder(&database, &broker)?.build()?;
+    let mut health = runner.health();
+    let runner = runner.spawn()?;
+    let unwell = |health: &Health| health.problems().iter().any(|p| p.contains("no answer"));
+    assert!(health.wait_for(unwell).await.is_some());
+    let waits = |health: &Health| health.is_ready() && health.waiting_topics().count() == 1;
+    assert!(health.wait_for(waits).await.is_some());
+    stop(runner).await?;
+    Ok(())
+}
+
 outbox_tests::on_each_database!(
     async fn:
+    a_missing_topic_leaves_the_runner_ready,
     an_unavailable_sink_loses_and_reorders_nothing,
     the_least_limit_of_bytes_lets_all_messages_through,
     a_refused_message_holds_up_its_key_only,

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::program::{end, outbox};
 
 const DOCKERFILE: &str = include_str!("../../../packaging/Dockerfile");
+const MANIFEST: &str = include_str!("../../Cargo.toml");
 const UNIT: &str = include_str!("../../../packaging/systemd/outbox.service");
 const SIDECAR: &str = include_str!("../../../packaging/kubernetes/sidecar.yaml");
 
@@ -26,22 +27,30 @@ const THERE: [&str; 11] = [
     "libz.so.1",
 ];
 
+/// Of the library's features `kafka-oidc` and `kafka-gssapi`, which tests may be built with, and the image is
+/// not.
+const NOT_IN_THE_IMAGE: [&str; 2] = ["libcurl.so.4", "libsasl2.so.2"];
+
 /// Whatever the program needs besides would be missing there.
 #[test]
 fn the_image_has_all_libraries() -> Result<()> {
-    let output = Command::new("ldd")
-        .arg(env!("CARGO_BIN_EXE_outbox"))
+    let output = Command::new("readelf")
+        .args(["--dynamic", "--wide", env!("CARGO_BIN_EXE_outbox")])
         .output();
-    let text = String::from_utf8(output.context("ldd")?.stdout)?;
+    let text = String::from_utf8(output.context("readelf")?.stdout)?;
     let needed: BTreeSet<_> = text
         .lines()
-        .filter_map(|line| line.split_whitespace().next()?.rsplit('/').next())
-        .filter(|name| !name.starts_with("linux-vdso"))
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| line.split_once('[')?.1.strip_suffix(']'))
         .collect();
     assert!(needed.contains("libc.so.6"), "{text}");
-    let there = BTreeSet::from(THERE);
+    let there: BTreeSet<_> = THERE.into_iter().chain(NOT_IN_THE_IMAGE).collect();
     let missing: Vec<_> = needed.difference(&there).collect();
     assert!(missing.is_empty(), "{missing:?}: {text}");
+    for feature in ["oidc", "gssapi", "all-features"] {
+        assert!(!DOCKERFILE.contains(feature), "{DOCKERFILE}");
+        assert!(!MANIFEST.contains(feature), "{MANIFEST}");
+    }
     // The one that is not in it is copied.
     assert!(DOCKERFILE.contains(r"/libz\.so/"), "{DOCKERFILE}");
     Ok(())

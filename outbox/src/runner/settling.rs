@@ -116,6 +116,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         match error.kind() {
             SinkErrorKind::TopicUnavailable => {
                 self.runner.health.topic(topic, Some(error.to_string()));
+                // Whoever says so is there.
+                if sickness.unavailable.is_none() {
+                    self.runner.health.delivery(Ok(()));
+                }
                 if self.suspensions().suspend(topic, Instant::now()) {
                     tracing::warn!(topic, "a topic is unavailable: {error}");
                     self.runner.events.emit(|| RunnerEvent::Unavailable {

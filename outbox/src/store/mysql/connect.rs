@@ -13,8 +13,12 @@ pub(super) const SESSION: [&str; 3] = [
     "SET SESSION autocommit = 1, \
         SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
         SESSION time_zone = '+00:00'",
-    // In seconds. Nobody holds locks for long; what fails is repeated.
-    "SET SESSION innodb_lock_wait_timeout = 10",
+    // In seconds. Nobody holds locks for long; what fails is repeated. The transaction of a runner that is
+    // frozen, or cut off, is rolled back, or its lanes could not be taken over: MariaDB has a time-out for
+    // that, and on MySQL idle connections are closed.
+    "SET SESSION innodb_lock_wait_timeout = 10 \
+        /*M!100300 , SESSION idle_transaction_timeout = 10 */ \
+        /*!80000 , SESSION wait_timeout = 10 */",
 ];
 
 /// A connection that was not used for so long is asked whether it is alive.
