@@ -9,11 +9,11 @@ use outbox::sink::{NatsSink, Outcome, Sink as _, SinkErrorKind, SinkTls};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message};
 use outbox_tests::brokers::nats::{Stream, connect};
-use outbox_tests::brokers::{judge, send, start, until, until_left, write};
+use outbox_tests::brokers::{self, judge, send, start, until, until_delivered, until_left, write};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
-use outbox_tests::load::{self, Load};
+use outbox_tests::load;
 use outbox_tests::messages::{assert_order, distinct, keyed};
 use outbox_tests::servers::Nats;
 use outbox_tests::servers::process::Signal;
@@ -348,7 +348,7 @@ async fn a_server_that_is_killed_or_stands_still_loses_repeats_and_reorders_noth
             .build()
     };
     let runner = start(&database, sink()?)?;
-    let writers = Load::new(&database, &topic, 9).start(3);
+    let writers = brokers::load(&database, &topic, 9).start(3);
     let written = |more: usize| {
         let least = load::committed(&database)?.len() + more;
         Ok::<_, anyhow::Error>(least)
@@ -361,11 +361,11 @@ async fn a_server_that_is_killed_or_stands_still_loses_repeats_and_reorders_noth
     server.kill()?;
     until("writers go on", at_least(written(300)?)).await?;
     server.restart()?;
-    until("it goes on", || Ok(database.waiting()? < 300)).await?;
+    until_delivered(&database, 300).await?;
     server.signal(Signal::STOP)?;
     until("the runner is not ready", || Ok(!runner.is_ready())).await?;
     server.signal(Signal::CONT)?;
-    until("it goes on", || Ok(database.waiting()? < 300)).await?;
+    until_delivered(&database, 300).await?;
 
     // Stopped in good order while messages are in flight, and another one goes on.
     runner.stop().await?;

@@ -7,11 +7,11 @@ use outbox::sink::{RabbitMqSink, Sink as _, SinkErrorKind, SinkTls};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message};
 use outbox_tests::brokers::rabbitmq::Queue;
-use outbox_tests::brokers::{judge, send, start, until, until_left, write};
+use outbox_tests::brokers::{self, judge, send, start, until, until_delivered, until_left, write};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
-use outbox_tests::load::{self, Load};
+use outbox_tests::load;
 use outbox_tests::messages::{assert_order, distinct, keyed};
 use outbox_tests::servers::RabbitMq;
 use outbox_tests::servers::kafka::Identity;
@@ -338,7 +338,7 @@ async fn a_broker_that_is_killed_and_back_loses_and_reorders_nothing() -> Result
     let queue = Queue::declare(&broker.url(), &topic).await?;
     let sink = || RabbitMqSink::builder(broker.url()).build();
     let runner = start(&database, sink()?)?;
-    let writers = Load::new(&database, &topic, 7).start(3);
+    let writers = brokers::load(&database, &topic, 7).start(3);
     let some_arrived = || Ok(load::committed(&database)?.len() > 300);
     until("some are written", some_arrived).await?;
     let next = sink()?;
@@ -349,8 +349,7 @@ async fn a_broker_that_is_killed_and_back_loses_and_reorders_nothing() -> Result
     broker.restart()?;
 
     // Stopped in good order while messages are in flight, and another one goes on.
-    let waiting = || Ok(database.waiting()? < 300);
-    until("it goes on", waiting).await?;
+    until_delivered(&database, 300).await?;
     runner.stop().await?;
     let runner = start(&database, next)?;
     writers.stop()?;
@@ -373,7 +372,7 @@ async fn a_broker_that_stands_still_loses_nothing() -> Result<()> {
     let queue = Queue::declare(&broker.url(), &topic).await?;
     let sink = RabbitMqSink::builder(broker.url()).delivery_timeout(Duration::from_secs(1));
     let runner = start(&database, sink.build()?)?;
-    let writers = Load::new(&database, &topic, 8).start(2);
+    let writers = brokers::load(&database, &topic, 8).start(2);
     until("some are written", || {
         Ok(load::committed(&database)?.len() > 200)
     })

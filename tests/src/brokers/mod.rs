@@ -14,7 +14,7 @@ use outbox::{Message, publish_all};
 
 use crate::database::{Database as _, Postgres};
 use crate::history::{Delivered, History, Promise, Verdict};
-use crate::load;
+use crate::load::{self, Load};
 
 /// Long enough for anything on a machine that is busy with something else.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -98,6 +98,34 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> R
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// Writers who leave a broker time that takes the messages of a key one by one, and has only so many keys.
+pub fn load(database: &Postgres, topic: &str, seed: u64) -> Load {
+    Load {
+        keys: 64,
+        pause: Duration::from_millis(40),
+        ..Load::new(database, topic, seed)
+    }
+}
+
+/// Waits until so many more messages are delivered.
+///
+/// # Errors
+///
+/// When they are not within a minute and a half.
+pub async fn until_delivered(database: &Postgres, more: usize) -> Result<()> {
+    let delivered = || {
+        // What is written in between is not taken for delivered.
+        let committed = load::committed(database)?.len();
+        let waiting = usize::try_from(database.waiting()? + database.parked()?)?;
+        Ok::<_, anyhow::Error>(committed.saturating_sub(waiting))
+    };
+    let before = delivered()?;
+    until("messages are delivered", || {
+        Ok(delivered()? >= before + more)
+    })
+    .await
 }
 
 /// Compares what writers committed with what arrived.

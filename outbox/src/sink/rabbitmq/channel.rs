@@ -36,7 +36,7 @@ pub(super) struct Request {
 pub(super) enum Reply {
     Known(Outcome),
     /// The broker refused one of several messages on the channel, and closed it. Which one can be found out
-    /// by sending each alone.
+    /// by sending each alone; this one may have waited for its turn.
     OneOfSeveral(Broken),
 }
 
@@ -100,8 +100,10 @@ async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>) {
             requests.close();
             break_off(&broken, pending);
             while let Some(request) = requests.recv().await {
-                let lost = Broken::Lost("its channel was closed before".into());
-                request.fail(&lost);
+                match &broken {
+                    Broken::Refused { .. } => request.one_of_several(&broken),
+                    _ => request.fail(&Broken::Lost("its channel was closed before".into())),
+                }
             }
             return;
         }
@@ -117,15 +119,17 @@ fn break_off(broken: &Broken, pending: Vec<Pending>) {
     let alone = pending.len() == 1;
     for Pending { request, .. } in pending {
         match broken {
-            Broken::Refused { .. } if !alone => {
-                let _ = request.reply.send(Reply::OneOfSeveral(broken.clone()));
-            }
+            Broken::Refused { .. } if !alone => request.one_of_several(broken),
             _ => request.fail(broken),
         }
     }
 }
 
 impl Request {
+    fn one_of_several(self, broken: &Broken) {
+        let _ = self.reply.send(Reply::OneOfSeveral(broken.clone()));
+    }
+
     fn fail(self, broken: &Broken) {
         let exchange = self.publication.exchange.as_str();
         let failure = broken.failure(exchange, self.item.message.topic());
