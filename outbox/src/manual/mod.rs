@@ -2,6 +2,11 @@
 //!
 //! | page | what it tells |
 //! |---|---|
+//! | [`guarantees`] | what is guaranteed, and what is not |
+//! | [`ordering`] | what order means, and how to write so that it holds |
+//! | [`deploying`] | embedded or as a sidecar, rolling updates, probes, poolers |
+//! | [`operating`] | what to look at, what to do about it, and drills |
+//! | [`tuning`] | what to change for which symptom |
 //! | [`sinks`] | all sinks, compared: what each error means, what consumers can see |
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
@@ -9,6 +14,29 @@
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
 //! | [`failures`] | what may fail, what happens then, and the test that shows it |
 //! | [`metrics`] | what a runner measures, and what to alert on |
+//! | [`moving`] | from Kafkaesque, gox, outboxer and Debezium |
+//! | [`questions`] | questions and answers |
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("ordering.md")]
+pub mod ordering {}
+
+#[doc = include_str!("deploying.md")]
+pub mod deploying {}
+
+#[doc = include_str!("operating.md")]
+pub mod operating {}
+
+#[doc = include_str!("tuning.md")]
+pub mod tuning {}
+
+#[doc = include_str!("moving.md")]
+pub mod moving {}
+
+#[doc = include_str!("questions.md")]
+pub mod questions {}
 
 #[cfg(feature = "kafka")]
 #[doc = include_str!("exactly_once.md")]
