@@ -2,10 +2,25 @@
 //!
 //! A [`Sink`] knows messages, and nothing of stores.
 
+#[cfg(any(feature = "sqs", feature = "kinesis", feature = "pubsub"))]
+mod cloud;
 mod failures;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kinesis")]
+mod kinesis;
+#[cfg(feature = "pubsub")]
+mod pubsub;
 mod sink_fn;
+#[cfg(feature = "sqs")]
+mod sqs;
+#[cfg(any(
+    feature = "kafka",
+    feature = "sqs",
+    feature = "kinesis",
+    feature = "pubsub"
+))]
+mod turns;
 
 use std::fmt;
 use std::future::Future;
@@ -16,13 +31,21 @@ use futures_util::future::BoxFuture;
 
 use crate::store::StoredMessage;
 
+#[cfg(any(feature = "sqs", feature = "kinesis", feature = "pubsub"))]
+pub use self::cloud::CloudConfigError;
 pub use self::failures::{Failures, OpenBatch};
 #[cfg(feature = "kafka")]
 pub use self::kafka::{
     KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSasl, KafkaSink, KafkaSinkBuilder,
     KafkaTls, KafkaToken,
 };
+#[cfg(feature = "kinesis")]
+pub use self::kinesis::{KinesisFormat, KinesisSink, KinesisSinkBuilder};
+#[cfg(feature = "pubsub")]
+pub use self::pubsub::{PubSubSink, PubSubSinkBuilder};
 pub use self::sink_fn::{SinkFn, sink_fn};
+#[cfg(feature = "sqs")]
+pub use self::sqs::{SqsSink, SqsSinkBuilder};
 
 /// Where messages go.
 ///

@@ -9,6 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::task::JoinSet;
 
+use super::super::turns::{Rounds, Turns};
 use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
 use super::config::KafkaConfigError;
 use super::outcome;
@@ -16,7 +17,6 @@ use super::pending::{Pending, Token};
 use super::producer::PolledProducer;
 use super::record;
 use super::topics::Topics;
-use super::turns::{Rounds, Turns};
 use crate::store::StoredMessage;
 
 /// So many producers may fail for good, one after the other without having delivered anything, before

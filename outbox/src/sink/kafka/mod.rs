@@ -15,7 +15,6 @@ mod producer;
 mod properties;
 mod security;
 mod topics;
-mod turns;
 
 use std::fmt;
 use std::time::{Duration, Instant};
