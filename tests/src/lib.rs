@@ -9,6 +9,7 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
+pub mod aws;
 pub mod cases;
 pub mod certificates;
 pub mod crash;
@@ -18,6 +19,7 @@ pub mod load;
 pub mod messages;
 pub mod plans;
 pub mod proxy;
+pub mod pubsub;
 pub mod rig;
 pub mod topic;
 

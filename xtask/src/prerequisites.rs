@@ -3,7 +3,7 @@
 use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::{faketime, kafka, pgbouncer, postgres, process, program};
+use outbox_test_servers::{aws, faketime, kafka, pgbouncer, postgres, process, program};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -22,11 +22,12 @@ pub(crate) enum Need {
     Java,
     Maven,
     Faketime,
+    Python,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -39,6 +40,7 @@ impl Need {
         Self::Java,
         Self::Maven,
         Self::Faketime,
+        Self::Python,
     ];
 
     /// For the servers alone.
@@ -60,6 +62,7 @@ impl Need {
             Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
+            Self::Python => aws::is_possible(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Need {
             Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
             Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
+            Self::Python => &[aws::PACKAGE],
         }
     }
 
@@ -96,6 +100,9 @@ impl Need {
             Self::Java => "Java 17 or newer: Kafka runs on it",
             Self::Maven => "Maven: it fetches Kafka",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
+            Self::Python => {
+                "Python with its environments: moto, which plays SQS and Kinesis, runs in one"
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod port;
 mod wait;
 mod workdir;
 
+pub mod aws;
 pub mod cache;
 pub mod faketime;
 pub mod interrupt;
@@ -18,8 +19,11 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod pubsub;
 
 pub use self::account::is_root;
+pub use self::aws::Aws;
 pub use self::kafka::Kafka;
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::Postgres;
+pub use self::pubsub::PubSub;

@@ -4,7 +4,7 @@
 //	GET  /messages                       all that was published, in order, as JSON
 //	POST /refuse?data=TEXT&code=N&times=N  refuses so many requests that have a message with these data
 //
-// It prints the addresses of both, and ends with its parent's end of stdin or a signal.
+// Its arguments are the addresses of the one and of the other.
 package main
 
 import (

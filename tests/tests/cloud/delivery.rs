@@ -1,0 +1,196 @@
+//! From PostgreSQL to a service, with writers at work, while single messages are refused, the service goes away
+//! and comes back, and the runner is stopped and another one started. The history is judged.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use outbox::Message;
+use outbox::runner::{Runner, RunnerThread};
+use outbox::sink::{KinesisSink, PubSubSink, Sink, SqsSink};
+use outbox_tests::aws::{self, Judge, Refusal};
+use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::history::{Delivered, History, Promise, Verdict};
+use outbox_tests::load::{self, Load};
+use outbox_tests::proxy::{Fault, Proxy};
+use outbox_tests::pubsub;
+use outbox_tests::rig::wait_until;
+
+use super::unique;
+
+const COUNT: i64 = 10_000;
+
+/// Short, so that outages are noticed within the test.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One run: what is written, and through which proxy it goes.
+struct Run {
+    database: Postgres,
+    proxy: Proxy,
+    topic: String,
+}
+
+impl Run {
+    fn new(service: SocketAddr) -> Result<Self> {
+        let database = Postgres::create()?;
+        load::prepare(&database)?;
+        Ok(Self {
+            database,
+            proxy: Proxy::to(service)?,
+            topic: unique(),
+        })
+    }
+
+    fn start(&self, sink: impl Sink) -> Result<RunnerThread> {
+        let runner = Runner::builder(self.database.store()?, sink)
+            .lease(TIMEOUT * 3)
+            .build()?;
+        Ok(runner.spawn()?)
+    }
+
+    fn written(&self) -> Result<i64> {
+        let counts = self.database.counts("SELECT count(*) FROM written")?;
+        counts.into_iter().next().context("a count")
+    }
+
+    fn wait_for_delivered(&self, least: i64) -> Result<()> {
+        wait_until("messages are settled", || {
+            Ok(self.written()? - self.database.waiting()? >= least)
+        })
+    }
+
+    /// Writes, disturbs, and waits until all is settled.
+    fn work<K: Sink>(&self, sink: impl Fn() -> Result<K>) -> Result<()> {
+        let load = Load {
+            keys: 60,
+            pause: Duration::from_millis(2),
+            ..Load::new(&self.database, &self.topic, fastrand::u64(..))
+        };
+        let writers = load.start(3);
+        let runner = self.start(sink()?)?;
+        for part in 1..=3 {
+            self.wait_for_delivered(part * COUNT / 10)?;
+            self.proxy.set(match part {
+                1 => Fault::Reset,
+                2 => Fault::Down,
+                _ => Fault::BlackHole,
+            });
+            // Something is written in the meantime, and waits.
+            let waiting = self.database.waiting()? + 200;
+            wait_until("messages wait", || Ok(self.database.waiting()? >= waiting))?;
+            self.proxy.set(Fault::Down);
+            self.proxy.set(Fault::None);
+        }
+        // With messages in flight.
+        self.wait_for_delivered(COUNT / 2)?;
+        let report = runner.stop()?;
+        ensure!(report.delivered > 0, "the first runner delivered nothing");
+        let runner = self.start(sink()?)?;
+        wait_until("enough is written", || Ok(self.written()? >= COUNT))?;
+        writers.stop()?;
+        wait_until("all is settled", || {
+            Ok((self.database.waiting()?, self.database.parked()?) == (0, 0))
+        })?;
+        runner.stop()?;
+        Ok(())
+    }
+
+    fn judge(&self, arrived: &[Message], promise: Promise) -> Result<Verdict> {
+        let delivered = |message: &Message| Delivered {
+            id: message.id(),
+            key: message.key().map(<[u8]>::to_vec),
+            payload: message.payload().map(<[u8]>::to_vec),
+        };
+        let history = History {
+            committed: load::committed(&self.database)?,
+            delivered: arrived.iter().map(delivered).collect(),
+            waiting: self.database.waiting_ids()?,
+        };
+        let verdict = history.judge(promise);
+        println!("{verdict}");
+        verdict.check()?;
+        ensure!(verdict.committed >= COUNT as usize, "{verdict}");
+        Ok(verdict)
+    }
+}
+
+/// Refuses one entry in a hundred, by chance.
+fn by_chance(code: &'static str) -> Judge {
+    let refusal = Refusal {
+        code,
+        sender_fault: false,
+    };
+    Arc::new(move |_| (fastrand::u8(..100) == 0).then_some(refusal))
+}
+
+/// For what is async in a test of the blocking kind, and for clients that live as long as their runtime.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?)
+}
+
+/// Within the five minutes for which SQS knows a message again, nothing is there twice.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn all_messages_come_to_sqs_in_order() -> Result<()> {
+    let runtime = runtime()?;
+    let cloud = aws::Cloud::start()?;
+    let run = Run::new(cloud.address())?;
+    let queue = runtime.block_on(cloud.create_queue(&format!("{}.fifo", run.topic)))?;
+    run.work(|| {
+        let config = aws::Cloud::config_at(run.proxy.address());
+        let config = aws::Cloud::refusing(config, by_chance("InternalError"));
+        // The proxy has another address than the queue's own URL.
+        let url = queue.url().replace(
+            &cloud.address().to_string(),
+            &run.proxy.address().to_string(),
+        );
+        let sink = SqsSink::builder().queue_url(url).config(config);
+        Ok(runtime.block_on(sink.request_timeout(TIMEOUT).build())?)
+    })?;
+    let arrived = runtime.block_on(queue.take(&run.topic))?;
+    run.judge(&arrived, Promise::ExactlyOnce)?;
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn all_messages_come_to_kinesis_in_order() -> Result<()> {
+    let runtime = runtime()?;
+    let cloud = aws::Cloud::start()?;
+    let run = Run::new(cloud.address())?;
+    let stream = runtime.block_on(cloud.create_stream(&run.topic, 3))?;
+    run.work(|| {
+        let config = aws::Cloud::config_at(run.proxy.address());
+        let code = "ProvisionedThroughputExceededException";
+        let config = aws::Cloud::refusing(config, by_chance(code));
+        let sink = KinesisSink::builder().config(config);
+        Ok(runtime.block_on(sink.request_timeout(TIMEOUT).build())?)
+    })?;
+    let arrived = runtime.block_on(stream.messages())?;
+    run.judge(&arrived, Promise::AtLeastOnce)?;
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(
+    not(all(servers, pubsub)),
+    ignore = "needs real servers and Go 1.24: run `cargo xtask test`"
+)]
+fn all_messages_come_to_pubsub_in_order() -> Result<()> {
+    let runtime = runtime()?;
+    let cloud = pubsub::Cloud::start()?;
+    let run = Run::new(cloud.address())?;
+    cloud.create_topic(&run.topic)?;
+    run.work(|| {
+        let sink = PubSubSink::builder(pubsub::PROJECT);
+        let sink = sink.emulator(run.proxy.address().to_string());
+        Ok(runtime.block_on(sink.request_timeout(TIMEOUT).build())?)
+    })?;
+    let arrived = cloud.messages(&run.topic)?;
+    run.judge(&arrived, Promise::AtLeastOnce)?;
+    Ok(())
+}
