@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::super::SinkError;
@@ -80,17 +80,21 @@ impl Access {
 }
 
 /// Sorts a failed request by its cause, and names the queue or stream, and the remedy.
-pub(in super::super) fn failure<E, R>(error: &SdkError<E, R>, target: &str) -> SinkError
+pub(in super::super) fn failure<E>(error: &SdkError<E, HttpResponse>, target: &str) -> SinkError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: fmt::Debug,
 {
     match error {
         SdkError::ServiceError(service) => {
             let error = service.err();
-            match error.code() {
-                Some(code) => by_code(code, error.message().unwrap_or_default(), target),
-                None => SinkError::unavailable(format!("{target}: {}", DisplayErrorContext(error))),
+            match (error.code(), service.raw().status().as_u16()) {
+                (Some(code), _) => by_code(code, error.message().unwrap_or_default(), target),
+                // Of something before AWS, or of an emulator.
+                (None, status @ (401 | 403)) => SinkError::unavailable(format!(
+                    "{target}: the credentials are refused (status {status}); correct them, and the \
+                     messages follow"
+                )),
+                (None, status) => SinkError::unavailable(format!("{target}: status {status}")),
             }
         }
         SdkError::TimeoutError(_) => SinkError::unavailable(format!("{target}: no answer in time")),

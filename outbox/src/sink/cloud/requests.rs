@@ -89,9 +89,9 @@ impl<S: Service> Requests<S> {
         &self.shared.service
     }
 
-    /// As long as a message may wait for its turn, and then for its answer.
+    /// Of the last request, which may begin right before the deadline.
     pub(in super::super) fn delivery_timeout(&self) -> Duration {
-        self.shared.timeout * 2
+        self.shared.timeout
     }
 
     pub(in super::super) async fn send(
@@ -100,7 +100,6 @@ impl<S: Service> Requests<S> {
         deadline: Instant,
     ) -> Delivery {
         let open = self.shared.failures.open_batch();
-        let begin_by = deadline.min(Instant::now() + self.shared.timeout);
         let Rounds {
             first,
             following,
@@ -121,10 +120,10 @@ impl<S: Service> Requests<S> {
         // It goes on if nobody waits for it, or a later message could pass what is on its way.
         tokio::spawn(async move {
             let mut outcomes: Vec<Outcome> = vec![Err(SinkError::skipped()); count];
-            shared.run(first, begin_by, &mut outcomes).await;
+            shared.run(first, deadline, &mut outcomes).await;
             turn.comes().await;
             for round in following {
-                shared.run(round, begin_by, &mut outcomes).await;
+                shared.run(round, deadline, &mut outcomes).await;
             }
             drop(turn);
             // The receiver may be gone.
@@ -143,7 +142,7 @@ impl<S: Service> Requests<S> {
 
 impl<S: Service> Shared<S> {
     /// Sends what may be sent of a round, and waits for the outcomes.
-    async fn run(&self, round: Round, begin_by: Instant, outcomes: &mut [Outcome]) {
+    async fn run(&self, round: Round, deadline: Instant, outcomes: &mut [Outcome]) {
         let mut requests: Vec<Request<'_, S::Entry>> = Vec::new();
         for (index, stored) in &round.0 {
             let message = &stored.message;
@@ -160,7 +159,7 @@ impl<S: Service> Shared<S> {
         }
         let requests = requests
             .into_iter()
-            .map(|request| self.send(request, begin_by));
+            .map(|request| self.send(request, deadline));
         for (index, outcome) in join_all(requests).await.into_iter().flatten() {
             outcomes[index] = outcome;
         }
@@ -169,10 +168,10 @@ impl<S: Service> Shared<S> {
     async fn send(
         &self,
         mut request: Request<'_, S::Entry>,
-        begin_by: Instant,
+        deadline: Instant,
     ) -> Vec<(usize, Outcome)> {
-        let permit = tokio::time::timeout_at(begin_by.into(), self.permits.acquire()).await;
-        if permit.is_err() || Instant::now() >= begin_by {
+        let permit = tokio::time::timeout_at(deadline.into(), self.permits.acquire()).await;
+        if permit.is_err() || Instant::now() >= deadline {
             // The runner sends them again, under a lease that lasts.
             return self.tell(
                 &request,

@@ -106,8 +106,9 @@ impl KinesisSinkBuilder {
         self
     }
 
-    /// How long a request may take, with the SDK's own attempts. By default 5 s. A message waits no longer
-    /// than this for its turn, so a runner's lease must last at least three times as long.
+    /// How long a request may take, with the SDK's own attempts. By default 5 s. A
+    /// runner's lease must last at least one and a half times as long; the longer it is, the more messages of
+    /// one key can go one after the other before they are read again.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
