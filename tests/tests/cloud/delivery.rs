@@ -19,26 +19,33 @@ use outbox_tests::rig::wait_until;
 
 use super::unique;
 
+/// For a server in memory.
 const COUNT: i64 = 10_000;
 
-/// Short, so that outages are noticed within the test.
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// For moto, which takes tens of milliseconds for a request, one after the other.
+const FEWER: i64 = 3_000;
+
+/// Short, so that outages are noticed within the test, and long for a server that is busy with others.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One run: what is written, and through which proxy it goes.
 struct Run {
     database: Postgres,
     proxy: Proxy,
     topic: String,
+    /// How many messages are written at least.
+    count: i64,
 }
 
 impl Run {
-    fn new(service: SocketAddr) -> Result<Self> {
+    fn new(service: SocketAddr, count: i64) -> Result<Self> {
         let database = Postgres::create()?;
         load::prepare(&database)?;
         Ok(Self {
             database,
             proxy: Proxy::to(service)?,
             topic: unique(),
+            count,
         })
     }
 
@@ -70,7 +77,7 @@ impl Run {
         let writers = load.start(3);
         let runner = self.start(sink()?)?;
         for part in 1..=3 {
-            self.wait_for_delivered(part * COUNT / 10)?;
+            self.wait_for_delivered(part * self.count / 10)?;
             self.proxy.set(match part {
                 1 => Fault::Reset,
                 2 => Fault::Down,
@@ -83,11 +90,11 @@ impl Run {
             self.proxy.set(Fault::None);
         }
         // With messages in flight.
-        self.wait_for_delivered(COUNT / 2)?;
+        self.wait_for_delivered(self.count / 2)?;
         let report = runner.stop()?;
         ensure!(report.delivered > 0, "the first runner delivered nothing");
         let runner = self.start(sink()?)?;
-        wait_until("enough is written", || Ok(self.written()? >= COUNT))?;
+        wait_until("enough is written", || Ok(self.written()? >= self.count))?;
         writers.stop()?;
         wait_until("all is settled", || {
             Ok((self.database.waiting()?, self.database.parked()?) == (0, 0))
@@ -110,18 +117,18 @@ impl Run {
         let verdict = history.judge(promise);
         println!("{verdict}");
         verdict.check()?;
-        ensure!(verdict.committed >= COUNT as usize, "{verdict}");
+        ensure!(verdict.committed as i64 >= self.count, "{verdict}");
         Ok(verdict)
     }
 }
 
-/// Refuses one entry in a hundred, by chance.
+/// Refuses one entry in a thousand, by chance: after each of them the runner waits before it goes on.
 fn by_chance(code: &'static str) -> Judge {
     let refusal = Refusal {
         code,
         sender_fault: false,
     };
-    Arc::new(move |_| (fastrand::u8(..100) == 0).then_some(refusal))
+    Arc::new(move |_| (fastrand::u16(..1_000) == 0).then_some(refusal))
 }
 
 /// For what is async in a test of the blocking kind, and for clients that live as long as their runtime.
@@ -138,7 +145,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 fn all_messages_come_to_sqs_in_order() -> Result<()> {
     let runtime = runtime()?;
     let cloud = aws::Cloud::start()?;
-    let run = Run::new(cloud.address())?;
+    let run = Run::new(cloud.address(), FEWER)?;
     let queue = runtime.block_on(cloud.create_queue(&format!("{}.fifo", run.topic)))?;
     run.work(|| {
         let config = aws::Cloud::config_at(run.proxy.address());
@@ -161,7 +168,7 @@ fn all_messages_come_to_sqs_in_order() -> Result<()> {
 fn all_messages_come_to_kinesis_in_order() -> Result<()> {
     let runtime = runtime()?;
     let cloud = aws::Cloud::start()?;
-    let run = Run::new(cloud.address())?;
+    let run = Run::new(cloud.address(), FEWER)?;
     let stream = runtime.block_on(cloud.create_stream(&run.topic, 3))?;
     run.work(|| {
         let config = aws::Cloud::config_at(run.proxy.address());
@@ -183,7 +190,7 @@ fn all_messages_come_to_kinesis_in_order() -> Result<()> {
 fn all_messages_come_to_pubsub_in_order() -> Result<()> {
     let runtime = runtime()?;
     let cloud = pubsub::Cloud::start()?;
-    let run = Run::new(cloud.address())?;
+    let run = Run::new(cloud.address(), COUNT)?;
     cloud.create_topic(&run.topic)?;
     run.work(|| {
         let sink = PubSubSink::builder(pubsub::PROJECT);

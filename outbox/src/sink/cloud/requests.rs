@@ -16,7 +16,7 @@ use crate::Message;
 use crate::store::StoredMessage;
 
 /// How many requests are on their way at a time.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 16;
 
 /// A service that takes requests.
 pub(in super::super) trait Service: Send + Sync + 'static {
