@@ -95,7 +95,7 @@ impl PubSub {
     ///
     /// When it can't be built, or does not start: with the end of its log.
     pub fn start() -> Result<Self> {
-        port::with_free(|ports| Self::serve(ports))
+        port::with_free(Self::serve)
     }
 
     /// Where Pub/Sub is.

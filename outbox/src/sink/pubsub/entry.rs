@@ -91,7 +91,11 @@ impl Entry {
 fn add(attributes: &mut HashMap<String, String>, name: &str, mut value: &str) {
     let mut number = 0;
     loop {
-        let (part, rest) = value.split_at(value.floor_char_boundary(LONGEST_VALUE));
+        let mut end = value.len().min(LONGEST_VALUE);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (part, rest) = value.split_at(end);
         let name = match number {
             0 => name.to_owned(),
             number => format!("{name}-{number}"),
