@@ -1,103 +1,217 @@
 //! How long it takes from a writer's commit to the broker's acknowledgement.
 
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::collections::HashMap;
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use diesel::Connection as _;
-use outbox::runner::{Runner, RunnerEvent};
-use outbox::sink::KafkaSink;
-use outbox::store::PostgresStore;
+use anyhow::{Result, anyhow, ensure};
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, PgConnection};
+use outbox::runner::Runner;
+use outbox::sink::{Delivery, KafkaSink, Sink, SinkError};
+use outbox::store::{PostgresStore, StoredMessage};
 use outbox::{Message, OutboxEvent as _};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::kafka;
+use super::Options;
+use super::kafka::{self, Producer};
+use super::peers;
 use super::report::{Report, percentile};
-use super::stage::{Database, Servers};
+use super::stage::{Database, Servers, wait_until_empty};
 
-pub(crate) fn run(servers: &Servers, quick: bool, report: &mut Report) -> Result<()> {
-    let seconds = if quick { 6 } else { 20 };
-    let rates: &[u32] = if quick {
-        &[1, 100, 1_000]
-    } else {
-        &[1, 100, 1_000, 5_000]
+/// So many commits a second one connection does easily.
+const PER_WRITER: u32 = 250;
+
+type Acknowledged = Sender<(Uuid, Instant)>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contender {
+    NotifyLoop,
+    Doorbell,
+    Polling,
+}
+
+impl Contender {
+    /// The first one is what ratios are against.
+    const ALL: [Self; 3] = [Self::NotifyLoop, Self::Doorbell, Self::Polling];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::NotifyLoop => "bare loop, NOTIFY in every transaction",
+            Self::Doorbell => "outbox with its doorbell",
+            Self::Polling => "outbox, polling alone",
+        }
+    }
+}
+
+pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let (rates, time, repeats): (&[u32], _, _) = match options.quick {
+        true => (&[100, 1_000], Duration::from_secs(4), 3),
+        false => (&[1, 100, 1_000, 5_000], Duration::from_secs(20), 5),
     };
     for &rate in rates {
-        let mut medians = Vec::new();
-        let mut tails = Vec::new();
-        for (name, doorbell) in [
-            ("outbox with its doorbell", true),
-            ("outbox, polling once a second", false),
-        ] {
-            let latencies = measure(servers, rate, Duration::from_secs(seconds), doorbell)?;
-            medians.push((name.to_owned(), vec![percentile(&latencies, 0.5)]));
-            tails.push((name.to_owned(), vec![percentile(&latencies, 0.99)]));
+        let wanted = |contender: &Contender| options.wants(contender.name());
+        let contenders: Vec<_> = Contender::ALL.into_iter().filter(wanted).collect();
+        let mut results: HashMap<_, Vec<Vec<f64>>> = HashMap::new();
+        for _ in 0..repeats {
+            for &contender in &contenders {
+                let latencies = measure(&options.servers, rate, time, contender)?;
+                results.entry(contender.name()).or_default().push(latencies);
+            }
         }
-        report.add(
-            format!("from commit to acknowledgement and settling, {rate}/s: p50"),
-            "ms",
-            medians,
-        );
-        report.add(
-            format!("from commit to acknowledgement and settling, {rate}/s: p99"),
-            "ms",
-            tails,
-        );
+        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("the longest", 1.0)] {
+            let rows = contenders.iter().map(|contender| {
+                let runs = results[contender.name()].iter();
+                let runs = runs.map(|latencies| percentile(latencies, share));
+                (contender.name().to_owned(), runs.collect())
+            });
+            report.add(
+                format!("from commit to acknowledgement at {rate} messages/s: {name}"),
+                "ms",
+                rows,
+            );
+        }
     }
     Ok(())
 }
 
-fn measure(servers: &Servers, rate: u32, time: Duration, doorbell: bool) -> Result<Vec<f64>> {
+/// The latency of each message, in milliseconds, without the first tenth of them, which pays for
+/// connections and plans.
+fn measure(servers: &Servers, rate: u32, time: Duration, contender: Contender) -> Result<Vec<f64>> {
     let database = Database::create(servers)?;
     let topic = kafka::create_topic(&servers.brokers)?;
-    let mut store = PostgresStore::builder(&database.url);
-    if !doorbell {
-        // Nobody answers there.
-        store = store.listen_url("postgres://nobody@127.0.0.1:1/nothing");
-    }
-    let sink = KafkaSink::builder(&servers.brokers).build()?;
-    let runner = Runner::builder(store.build()?, sink).build()?;
-    let mut events = runner.events();
-    let runner = runner.spawn()?;
-    let (told, settled) = mpsc::channel::<(Uuid, Instant)>();
-    let listener = std::thread::spawn(move || -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        runtime.block_on(async {
-            while let Some(event) = events.recv().await {
-                if let RunnerEvent::Delivered(message) = event {
-                    // The receiver lives until the runner has stopped.
-                    let _ = told.send((message.message_id, Instant::now()));
+    let (acknowledged, acknowledgements) = mpsc::channel();
+    let committed = match contender {
+        Contender::NotifyLoop => {
+            let (stop, stopped) = oneshot::channel();
+            let mut producer = Producer::new(&servers.brokers)?;
+            let url = database.url.clone();
+            let looping = std::thread::spawn(move || -> Result<()> {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .build()?;
+                let deliver = |id| {
+                    // Those who measure read all of it.
+                    let _ = acknowledged.send((id, Instant::now()));
+                };
+                runtime.block_on(peers::notify_loop(&url, &mut producer, deliver, stopped))
+            });
+            let committed = write(&database, &topic, rate, time, true)?;
+            // It ends when all is delivered, or has ended with an error.
+            let _ = stop.send(committed.len());
+            looping.join().map_err(|_| anyhow!("the loop panicked"))??;
+            committed
+        }
+        Contender::Doorbell | Contender::Polling => {
+            let mut store = PostgresStore::builder(&database.url);
+            if contender == Contender::Polling {
+                // Nobody answers there.
+                store = store.listen_url("postgres://nobody@127.0.0.1:1/nothing");
+            }
+            let sink = Observed {
+                sink: KafkaSink::builder(&servers.brokers).build()?,
+                acknowledged,
+            };
+            let runner = Runner::builder(store.build()?, sink).build()?.spawn()?;
+            let committed = write(&database, &topic, rate, time, false)?;
+            wait_until_empty(&database.url)?;
+            runner.stop()?;
+            committed
+        }
+    };
+    let acknowledged: HashMap<_, _> = acknowledgements.into_iter().collect();
+    ensure!(
+        committed
+            .iter()
+            .all(|(id, _)| acknowledged.contains_key(id)),
+        "a message was not acknowledged"
+    );
+    let latency = |(id, committed): &(Uuid, Instant)| {
+        let latency = acknowledged[id].saturating_duration_since(*committed);
+        latency.as_secs_f64() * 1_000.0
+    };
+    let warm = committed.iter().skip(committed.len() / 10);
+    Ok(warm.map(latency).collect())
+}
+
+/// Commits messages at a steady rate, and tells when each was committed.
+fn write(
+    database: &Database,
+    topic: &str,
+    rate: u32,
+    time: Duration,
+    notify: bool,
+) -> Result<Vec<(Uuid, Instant)>> {
+    let writers = rate.div_ceil(PER_WRITER);
+    let begin = Instant::now();
+    let writer = |writer: u32| -> Result<Vec<(Uuid, Instant)>> {
+        let mut connection = database.connect()?;
+        let interval = Duration::from_secs(1) * writers / rate;
+        let mut next = begin + interval * writer / writers;
+        let mut committed = Vec::new();
+        while next < begin + time {
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            next += interval;
+            let message = Message::new(topic)
+                .with_key(format!("key-{}", committed.len() % 1_000))
+                .with_payload(vec![7; 256]);
+            let id = connection.transaction(|c: &mut PgConnection| -> Result<_> {
+                let id = message.publish(c)?;
+                if notify {
+                    c.batch_execute("NOTIFY somebody")?;
+                }
+                Ok(id)
+            })?;
+            committed.push((id, Instant::now()));
+        }
+        Ok(committed)
+    };
+    let mut committed = std::thread::scope(|scope| {
+        let writer = &writer;
+        let threads: Vec<_> = (0..writers)
+            .map(|number| scope.spawn(move || writer(number)))
+            .collect();
+        let mut all = Vec::new();
+        for thread in threads {
+            all.extend(thread.join().map_err(|_| anyhow!("a writer panicked"))??);
+        }
+        Ok::<_, anyhow::Error>(all)
+    })?;
+    committed.sort_by_key(|&(_, at)| at);
+    Ok(committed)
+}
+
+/// Kafka's sink, and when it tells that messages have arrived.
+struct Observed {
+    sink: KafkaSink,
+    acknowledged: Acknowledged,
+}
+
+impl Sink for Observed {
+    async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        let ids: Vec<_> = batch.iter().map(|stored| stored.message.id()).collect();
+        let delivery = self.sink.send(batch, deadline).await;
+        let acknowledged = self.acknowledged.clone();
+        Delivery::new(async move {
+            let outcomes = delivery.await;
+            let now = Instant::now();
+            for (id, outcome) in ids.into_iter().zip(&outcomes) {
+                if outcome.is_ok() {
+                    // Those who measure read all of it.
+                    let _ = acknowledged.send((id, now));
                 }
             }
-        });
-        Ok(())
-    });
-    let mut connection = database.connect()?;
-    let payload: Arc<[u8]> = vec![7; 256].into();
-    let mut committed = Vec::new();
-    let begin = Instant::now();
-    let mut next = begin;
-    while begin.elapsed() < time {
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        next += Duration::from_secs(1) / rate;
-        let key = format!("key-{}", committed.len() % 1_000);
-        let message = Message::new(&topic)
-            .with_key(key)
-            .with_payload(payload.to_vec());
-        let id = connection.transaction(|c| message.publish(c))?;
-        committed.push((id, Instant::now()));
+            outcomes
+        })
     }
-    runner.stop()?;
-    listener
-        .join()
-        .map_err(|_| anyhow::anyhow!("the listener panicked"))??;
-    let settled: std::collections::HashMap<_, _> = settled.into_iter().collect();
-    // The first ones pay for connections and plans.
-    let warm = committed.iter().skip(committed.len() / 10);
-    let latency = |(id, committed): &(Uuid, Instant)| {
-        let settled = settled.get(id)?;
-        Some(settled.saturating_duration_since(*committed).as_secs_f64() * 1_000.0)
-    };
-    Ok(warm.filter_map(latency).collect())
+
+    fn delivery_timeout(&self) -> Duration {
+        self.sink.delivery_timeout()
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        self.sink.check().await
+    }
 }

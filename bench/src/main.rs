@@ -1,10 +1,12 @@
 //! The benchmark: the outbox beside what one would write without it, on the same servers, in the same
 //! run, in turns. What counts are the ratios; the rest depends on the machine.
 
+mod cost;
 mod drain;
 mod kafka;
 mod latency;
 mod peers;
+mod plot;
 mod report;
 mod stage;
 mod writers;
@@ -30,26 +32,62 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// Runs only these parts.
-    #[arg(long, value_delimiter = ',', default_value = "drain,latency,writers")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "drain,metrics,latency,writers,cost"
+    )]
     only: Vec<String>,
+    /// Runs only contenders whose names contain one of these.
+    #[arg(long, value_delimiter = ';')]
+    contenders: Vec<String>,
+    /// Drains this database and tells what it took: for the part `cost`, which starts such processes.
+    #[arg(long, hide = true)]
+    drain: Option<String>,
     /// Where the results are written to.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }
 
+/// What is to be run, and where.
+#[derive(Debug)]
+struct Options {
+    servers: Servers,
+    quick: bool,
+    contenders: Vec<String>,
+}
+
+impl Options {
+    fn wants(&self, contender: &str) -> bool {
+        let names = &self.contenders;
+        names.is_empty() || names.iter().any(|name| contender.contains(name.as_str()))
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
-    let servers = Servers {
-        postgres: args.postgres,
-        brokers: args.brokers,
+    if let Some(url) = &args.drain {
+        return cost::drain_here(url, &args.brokers);
+    }
+    let options = Options {
+        servers: Servers {
+            postgres: args.postgres,
+            brokers: args.brokers,
+        },
+        quick: args.quick,
+        contenders: args.contenders,
     };
     let mut report = Report::default();
     for part in &args.only {
         match part.as_str() {
-            "drain" => drain::run(&servers, args.quick, &mut report)?,
-            "latency" => latency::run(&servers, args.quick, &mut report)?,
-            "writers" => writers::run(&servers, args.quick, &mut report)?,
-            _ => anyhow::bail!("no part {part:?}; there are drain, latency and writers"),
+            "drain" => drain::run(&options, &mut report)?,
+            "metrics" => drain::metrics(&options, &mut report)?,
+            "latency" => latency::run(&options, &mut report)?,
+            "writers" => writers::run(&options, &mut report)?,
+            "cost" => cost::run(&options, &mut report)?,
+            _ => anyhow::bail!(
+                "no part {part:?}; there are drain, metrics, latency, writers and cost"
+            ),
         }
     }
     report.write(&args.output)

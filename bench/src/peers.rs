@@ -1,7 +1,11 @@
 //! What one would write without the outbox.
 
+use std::future::poll_fn;
+
 use anyhow::Result;
-use tokio_postgres::{Client, NoTls};
+use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement};
+use uuid::Uuid;
 
 use super::kafka::Producer;
 
@@ -18,43 +22,117 @@ pub(crate) async fn connect(url: &str) -> Result<Client> {
 /// The loop that a good engineer writes first: the oldest rows, produce, wait for all acknowledgements,
 /// delete by ids. No leases, no lanes, no bookkeeping, one instance.
 pub(crate) async fn bare_loop(url: &str, producer: &mut Producer) -> Result<()> {
-    let client = connect(url).await?;
-    let select = client
-        .prepare("SELECT lane, id, topic, key, payload FROM outbox ORDER BY id LIMIT $1")
-        .await?;
-    let delete = client
-        .prepare(
-            "DELETE FROM outbox AS o USING unnest($1::int2[], $2::int8[]) AS d (lane, id) \
-             WHERE o.lane = d.lane AND o.id = d.id",
-        )
-        .await?;
-    loop {
-        let rows = client.query(&select, &[&BATCH]).await?;
-        if rows.is_empty() {
-            return Ok(());
+    select_deliver_delete(url, |rows| {
+        for row in rows {
+            producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
         }
+        producer.wait()
+    })
+    .await
+}
+
+/// The same without a broker: what the database alone allows.
+pub(crate) async fn select_and_delete(url: &str) -> Result<()> {
+    select_deliver_delete(url, |_| Ok(())).await
+}
+
+async fn select_deliver_delete(
+    url: &str,
+    mut deliver: impl FnMut(&[Row]) -> Result<()>,
+) -> Result<()> {
+    let client = connect(url).await?;
+    let batches = Batches::new(&client).await?;
+    while batches.next(&client, &mut deliver).await? > 0 {}
+    Ok(())
+}
+
+/// The bare loop that sleeps until it is notified of something. `delivered` is told of each message. It
+/// ends when so many are delivered as `stop` says.
+pub(crate) async fn notify_loop(
+    url: &str,
+    producer: &mut Producer,
+    delivered: impl Fn(Uuid),
+    mut stop: oneshot::Receiver<usize>,
+) -> Result<()> {
+    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await?;
+    let (notified, mut notifications) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(_) = message {
+                // One is as good as many.
+                let _ = notified.try_send(());
+            }
+        }
+    });
+    client.batch_execute("LISTEN somebody").await?;
+    let batches = Batches::new(&client).await?;
+    let (mut count, mut last) = (0, None);
+    while last.is_none_or(|last| count < last) {
+        let mut deliver = |rows: &[Row]| {
+            for row in rows {
+                producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
+            }
+            producer.wait()?;
+            for row in rows {
+                delivered(row.try_get(5)?);
+            }
+            Ok(())
+        };
+        let found = batches.next(&client, &mut deliver).await?;
+        count += found;
+        if found == 0 {
+            tokio::select! {
+                _ = notifications.recv() => {}
+                written = &mut stop, if last.is_none() => last = Some(written?),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The statements of the bare loop.
+struct Batches {
+    select: Statement,
+    delete: Statement,
+}
+
+impl Batches {
+    async fn new(client: &Client) -> Result<Self> {
+        let select =
+            "SELECT lane, id, topic, key, payload, message_id FROM outbox ORDER BY id LIMIT $1";
+        let delete = "DELETE FROM outbox AS o USING unnest($1::int2[], $2::int8[]) AS d (lane, id) \
+             WHERE o.lane = d.lane AND o.id = d.id";
+        Ok(Self {
+            select: client.prepare(select).await?,
+            delete: client.prepare(delete).await?,
+        })
+    }
+
+    /// Delivers the oldest messages, and returns how many there were.
+    async fn next(
+        &self,
+        client: &Client,
+        deliver: &mut impl FnMut(&[Row]) -> Result<()>,
+    ) -> Result<usize> {
+        let rows = client.query(&self.select, &[&BATCH]).await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        deliver(&rows)?;
         let (mut lanes, mut ids) = (Vec::new(), Vec::new());
         for row in &rows {
             lanes.push(row.try_get::<_, i16>(0)?);
             ids.push(row.try_get::<_, i64>(1)?);
-            producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
         }
-        producer.wait()?;
-        client.execute(&delete, &[&lanes, &ids]).await?;
+        client.execute(&self.delete, &[&lanes, &ids]).await?;
+        Ok(rows.len())
     }
 }
 
 /// Most outboxes: mark as taken, publish, mark as done.
 pub(crate) async fn update_status(url: &str, producer: &mut Producer) -> Result<()> {
     let client = connect(url).await?;
-    let take = client
-        .prepare(
-            "UPDATE status_outbox SET status = 1 WHERE id IN ( \
-                SELECT id FROM status_outbox WHERE status = 0 ORDER BY id LIMIT $1 \
-                FOR UPDATE SKIP LOCKED) \
-             RETURNING id, topic, key, payload",
-        )
-        .await?;
+    let take = client.prepare(TAKE).await?;
     let done = client
         .prepare("UPDATE status_outbox SET status = 2 WHERE id = ANY ($1)")
         .await?;
@@ -72,6 +150,31 @@ pub(crate) async fn update_status(url: &str, producer: &mut Producer) -> Result<
         client.execute(&done, &[&ids]).await?;
     }
 }
+
+/// The same as many write it: each message is awaited, and marked as done by a statement of its own.
+pub(crate) async fn one_by_one(url: &str, producer: &mut Producer) -> Result<()> {
+    let client = connect(url).await?;
+    let take = client.prepare(TAKE).await?;
+    let done = client
+        .prepare("UPDATE status_outbox SET status = 2 WHERE id = $1")
+        .await?;
+    loop {
+        let rows = client.query(&take, &[&BATCH]).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in &rows {
+            producer.send(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            producer.wait()?;
+            client.execute(&done, &[&row.try_get::<_, i64>(0)?]).await?;
+        }
+    }
+}
+
+const TAKE: &str = "UPDATE status_outbox SET status = 1 WHERE id IN ( \
+        SELECT id FROM status_outbox WHERE status = 0 ORDER BY id LIMIT $1 \
+        FOR UPDATE SKIP LOCKED) \
+    RETURNING id, topic, key, payload";
 
 /// The table of that, with the messages of the outbox.
 pub(crate) const STATUS_TABLE: &str = "CREATE TABLE status_outbox ( \

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::plot;
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
@@ -22,8 +24,9 @@ pub(crate) struct Part {
     rows: Vec<Row>,
 }
 
+/// One contender.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(crate) struct Row {
     name: String,
     runs: Vec<f64>,
     median: f64,
@@ -38,8 +41,9 @@ impl Report {
         &mut self,
         title: impl Into<String>,
         unit: &'static str,
-        results: Vec<(String, Vec<f64>)>,
+        results: impl IntoIterator<Item = (String, Vec<f64>)>,
     ) {
+        let results: Vec<_> = results.into_iter().collect();
         let baseline = results
             .first()
             .map(|(_, runs)| median(runs))
@@ -65,16 +69,44 @@ impl Report {
         self.parts.push(part);
     }
 
+    /// Writes the figures as JSON, and a picture of each part.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
-        let path = folder.join("results.json");
-        fs::write(&path, serde_json::to_string_pretty(self)?)?;
-        println!("\nwritten to {}", path.display());
+        fs::write(
+            folder.join("results.json"),
+            serde_json::to_string_pretty(self)?,
+        )?;
+        for part in &self.parts {
+            plot::draw(part, &folder.join(part.file_name()))?;
+        }
+        println!("\nwritten to {}", folder.display());
         Ok(())
     }
 }
 
 impl Part {
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
+    pub(crate) fn unit(&self) -> &str {
+        self.unit
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The title in small letters, with all else but digits as dashes.
+    fn file_name(&self) -> String {
+        let words = self
+            .title
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty());
+        let name = words.collect::<Vec<_>>().join("-").to_lowercase();
+        format!("{name}.svg")
+    }
+
     fn print(&self) {
         println!("\n{} ({})", self.title, self.unit);
         println!(
@@ -87,6 +119,34 @@ impl Part {
                 row.name, row.median, row.lowest, row.highest, row.ratio
             );
         }
+    }
+}
+
+impl Row {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.median
+    }
+
+    pub(crate) fn lowest(&self) -> f64 {
+        self.lowest
+    }
+
+    pub(crate) fn highest(&self) -> f64 {
+        self.highest
+    }
+
+    pub(crate) fn ratio(&self) -> f64 {
+        self.ratio
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        ["outbox", "publish", "and publish"]
+            .iter()
+            .any(|prefix| self.name.starts_with(prefix))
     }
 }
 

@@ -1,8 +1,11 @@
 //! A database and a topic for one run.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow};
 use diesel::connection::SimpleConnection as _;
-use diesel::{Connection as _, PgConnection};
+use diesel::sql_types::BigInt;
+use diesel::{Connection as _, PgConnection, QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::MigrationHarness as _;
 use uuid::Uuid;
 
@@ -11,6 +14,32 @@ use uuid::Uuid;
 pub(crate) struct Servers {
     pub(crate) postgres: String,
     pub(crate) brokers: String,
+}
+
+/// Messages that wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backlog {
+    pub(crate) messages: usize,
+    pub(crate) keys: usize,
+    /// Of the payload of each.
+    pub(crate) bytes: usize,
+}
+
+impl Backlog {
+    /// So many messages of the usual kind.
+    pub(crate) fn of(messages: usize) -> Self {
+        Self {
+            messages,
+            keys: 1_000,
+            bytes: 256,
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct WalPosition {
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
 }
 
 /// A new database with the outbox's tables. Dropped, it is removed.
@@ -40,17 +69,46 @@ impl Database {
         Ok(PgConnection::establish(&self.url)?)
     }
 
-    /// Fills the table with messages of 256 bytes over so many keys.
-    pub(crate) fn fill(&self, topic: &str, messages: usize, keys: usize) -> Result<()> {
+    /// Fills the table with messages over so many keys, whose payloads can't be compressed. `bytes` is a
+    /// multiple of 16.
+    ///
+    /// Begins with a checkpoint, so that none comes in the midst of what follows: after one, the first
+    /// change of each page is logged with the page. Messages are young in general when they are delivered.
+    pub(crate) fn fill(&self, topic: &str, backlog: &Backlog) -> Result<()> {
+        let Backlog {
+            messages,
+            keys,
+            bytes,
+        } = backlog;
+        let digests = bytes / 16;
         self.connect()?.batch_execute(&format!(
-            "INSERT INTO outbox (topic, key, payload) \
+            "CHECKPOINT; \
+             INSERT INTO outbox (topic, key, payload) \
              SELECT '{topic}', convert_to('key-' || n % {keys}, 'UTF8'), \
-                decode(repeat(md5(n::text), 16), 'hex') \
-             FROM generate_series(1, {messages}) AS n; \
-             CHECKPOINT"
+                decode((SELECT string_agg(md5(n::text || d::text), '') \
+                    FROM generate_series(1, {digests}) AS d), 'hex') \
+             FROM generate_series(1, {messages}) AS n"
         ))?;
         Ok(())
     }
+
+    /// How many bytes of write-ahead log the server has written until now.
+    pub(crate) fn wal_bytes(&self) -> Result<i64> {
+        let position = sql_query("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint AS bytes");
+        let position: WalPosition = position.get_result(&mut self.connect()?)?;
+        Ok(position.bytes)
+    }
+}
+
+/// Waits until nothing waits in this database.
+pub(crate) fn wait_until_empty(url: &str) -> Result<()> {
+    let mut connection = PgConnection::establish(url)?;
+    // An index scan that ends at the first row, so that it costs nothing.
+    let probe = sql_query("SELECT 1 FROM outbox LIMIT 1");
+    while probe.clone().execute(&mut connection)? > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 impl Drop for Database {

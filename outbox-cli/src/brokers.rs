@@ -1,7 +1,13 @@
 //! Which brokers, and how librdkafka is to talk to them.
 
-use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::{ClientConfig, ClientContext};
 
 use crate::settings::{
     BROKERS, DELIVERY, MESSAGE_TIMEOUT, NAME, Settings, did_you_mean, properties as known,
@@ -38,6 +44,86 @@ pub(crate) fn properties(settings: &mut Settings) -> Vec<(String, String)> {
     }
     taken
 }
+
+/// How a client is made that looks at the brokers, or reads from them.
+pub(crate) fn client(settings: &mut Settings) -> Option<ClientConfig> {
+    let bootstrap = bootstrap(settings);
+    let mut client = ClientConfig::new();
+    for (name, value) in properties(settings) {
+        client.set(name, value);
+    }
+    client.set("bootstrap.servers", bootstrap?);
+    Some(client)
+}
+
+/// What the brokers have, as one of them tells. While none answers, it is asked again.
+pub(crate) fn metadata(
+    client: &BaseConsumer<Trouble>,
+    patience: Duration,
+) -> Result<Metadata, String> {
+    /// How long to wait before looking whether there is any hope.
+    const TURN: Duration = Duration::from_secs(2);
+    /// Long enough for what has happened already.
+    const EVENTS: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + patience;
+    loop {
+        let error = match client.fetch_metadata(None, TURN) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => error,
+        };
+        // What happened to the connection comes as events.
+        while client.poll(EVENTS).is_some() {}
+        let trouble = client.context();
+        if trouble.is_hopeless() || Instant::now() > deadline {
+            return Err(trouble.text().unwrap_or_else(|| match error {
+                // Without "Meta data fetch error", since that is what everything here is.
+                KafkaError::MetadataFetch(code) => code.to_string(),
+                error => error.to_string(),
+            }));
+        }
+    }
+}
+
+/// What went wrong last with the connections of a client. Wrong credentials, or a name that can't be
+/// resolved, show only here: requests just time out.
+#[derive(Clone, Default)]
+pub(crate) struct Trouble(Arc<Mutex<Option<(KafkaError, String)>>>);
+
+impl Trouble {
+    /// In librdkafka's words.
+    pub(crate) fn text(&self) -> Option<String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(_, reason)| reason.clone())
+    }
+
+    /// Whether it makes no sense to wait for better times.
+    fn is_hopeless(&self) -> bool {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = last.as_ref().and_then(|(e, _)| e.rdkafka_error_code());
+        let hopeless = [RDKafkaErrorCode::Authentication, RDKafkaErrorCode::SSL];
+        code.is_some_and(|code| hopeless.contains(&code))
+    }
+}
+
+impl ClientContext for Trouble {
+    /// These commands keep no log: what matters are errors.
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // How many brokers are down does not tell why; and an end that was asked for is no trouble.
+        if let Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) =
+            error.rdkafka_error_code()
+        {
+            return;
+        }
+        // librdkafka adds how long it took and how often it said the same.
+        let reason = reason.split(" (after ").next().unwrap_or(reason);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((error, reason.to_owned()));
+    }
+}
+
+impl ConsumerContext for Trouble {}
 
 /// What has a setting of its own, since more depends on it.
 fn instead(name: &str) -> Option<String> {

@@ -30,11 +30,14 @@ pub(crate) enum Failure {
     Failed(String),
     /// A second signal came.
     Interrupted(String),
+    /// Whoever read what it printed has seen enough, as `head` has: it ends, and nothing is wrong.
+    Unread,
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Unread => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) | Self::Settings(_) => 2,
             Self::Database(_) => 3,
@@ -50,6 +53,7 @@ impl fmt::Display for Failure {
             | Self::Database(text)
             | Self::Failed(text)
             | Self::Interrupted(text) => f.write_str(text),
+            Self::Unread => f.write_str("nobody reads on"),
             Self::Settings(problems) => match problems.as_slice() {
                 [problem] => f.write_str(problem),
                 problems => {

@@ -11,6 +11,7 @@ mod log;
 mod migrate;
 mod parked;
 mod pause;
+mod reader;
 mod redact;
 mod run;
 mod send;
@@ -18,8 +19,10 @@ mod settings;
 mod show;
 mod status;
 mod supervisor;
+mod tail;
 mod telemetry;
 mod tls;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -42,23 +45,28 @@ struct Cli {
     command: Command,
 }
 
+/// What stands here of a command, or with its arguments, is its help: the first paragraph in short.
 #[derive(Subcommand)]
 enum Command {
-    /// Move messages to Kafka until SIGTERM or SIGINT; a second signal ends it at once
+    /// Move messages to Kafka until SIGTERM or SIGINT
+    ///
+    /// It settles what is in flight then, and hands over to other runners; a second signal ends it at once. As
+    /// many runners as there are share the work. It starts while the database or the brokers are away, and waits
+    /// for them.
     Run(RunnerFlags),
-    /// Make or remove the outbox's tables
     Migrate(migrate::Args),
-    /// Show what waits, who delivers it, and what is parked
     Status(status::Args),
-    /// See to messages that the brokers refused
     Parked(parked::Args),
     /// Let the runners send no more messages of a topic, or none at all
+    ///
+    /// Writers are not concerned: their messages wait, in their order. Runners hear of it within about a second,
+    /// and what is in flight still arrives.
     Pause(pause::Args),
     /// End a pause
     Resume(pause::Args),
-    /// Write one message
     Send(send::Args),
-    /// Look for what is wrong, and say what to do about it
+    Tail(tail::Args),
+    Verify(verify::Args),
     Doctor(doctor::Args),
     /// Print completions for a shell, to be sourced by it
     Completions {
@@ -73,7 +81,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match execute(&cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {}", redact::redact(&failure.to_string()));
             match failure {
@@ -118,6 +126,8 @@ fn execute(command: &Command) -> Result<(), Failure> {
             Command::Pause(args) => pause::pause(args).await,
             Command::Resume(args) => pause::resume(args).await,
             Command::Send(args) => send::run(args).await,
+            Command::Tail(args) => tail::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Completions { .. } => Ok(()),
         }

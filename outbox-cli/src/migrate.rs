@@ -18,6 +18,8 @@ use crate::failure::Failure;
 use crate::show::print;
 use crate::{Database, DatabaseFlags};
 
+/// Make or remove the outbox's tables
+///
 /// The migrations are ordinary ones of Diesel, noted in `__diesel_schema_migrations`: an application may
 /// run them itself instead.
 #[derive(clap::Args)]

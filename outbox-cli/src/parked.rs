@@ -16,6 +16,8 @@ use crate::{Database, show};
 /// How many messages are exported at a time.
 const PAGE: u32 = 500;
 
+/// See to messages that the brokers refused
+///
 /// A message that the brokers refuse is parked with its key: later messages of the key wait behind it.
 /// These commands show the first message of each key, let it be tried again, or give it up.
 #[derive(clap::Args)]

@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::settings::{
     ATTEMPTS, BATCH_SIZE, COMPLETION, DEAD_LETTER_TOPIC, DELIVERY, GRACE, LEASE, LISTEN_URL,
     MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MESSAGE_TIMEOUT, NAME, ON_REJECTION,
-    POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, TOPICS, duration,
+    POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, TOPICS, duration, list,
     number, one_of,
 };
 use crate::telemetry::Telemetry;
@@ -177,12 +177,6 @@ fn step<T: 'static>(
 
 fn text<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "a text is expected".to_owned())
-}
-
-/// Words between commas. That there are any, and what they may be, the runner's builder knows.
-fn list(text: &str) -> Result<Vec<String>, String> {
-    let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
-    Ok(words.map(str::to_owned).collect())
 }
 
 fn on_rejection(settings: &mut Settings) -> Option<OnRejection> {

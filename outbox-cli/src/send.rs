@@ -11,8 +11,9 @@ use crate::failure::Failure;
 use crate::settings::DatabaseFlags;
 use crate::{Database, show};
 
-/// Writes one message, in a transaction of its own, and prints its message id. It is checked as `publish`
-/// checks it.
+/// Write one message
+///
+/// It is written in a transaction of its own, and checked as `publish` checks it. Its message id is printed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The topic

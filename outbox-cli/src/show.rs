@@ -3,20 +3,33 @@
 use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
-use serde::Serialize;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use crate::failure::Failure;
 
-/// Prints a text. That the reader has seen enough, as `head` has, is no failure.
+/// Prints a text.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
     match written {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::Unread),
         written => written.map_err(|e| Failure::Failed(format!("nothing can be printed: {e}"))),
     }
+}
+
+/// Whether whoever read what is printed has gone: the reader of a pipe, or a terminal.
+pub(crate) fn is_unread() -> bool {
+    let stdout = std::io::stdout();
+    let mut stdout = [PollFd::new(&stdout, PollFlags::empty())];
+    let polled = poll(&mut stdout, Some(&Timespec::default()));
+    let gone = PollFlags::ERR | PollFlags::HUP;
+    polled.is_ok() && stdout[0].revents().intersects(gone)
 }
 
 /// A value as a line of JSON.
@@ -66,6 +79,21 @@ pub(crate) fn bytes(bytes: &[u8]) -> String {
             let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             format!("0x{digits}")
         }
+    }
+}
+
+/// Bytes as JSON: as text where they are text, else as `{"base64": …}`.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes<'b>(pub(crate) &'b [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Ok(text) = std::str::from_utf8(self.0) {
+            return serializer.serialize_str(text);
+        }
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry("base64", &STANDARD.encode(self.0))?;
+        map.end()
     }
 }
 

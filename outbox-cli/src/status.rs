@@ -11,8 +11,9 @@ use crate::failure::Failure;
 use crate::settings::{DatabaseFlags, duration as read_duration};
 use crate::{Database, parked, show};
 
-/// Shows what waits, who delivers it, and what is parked. It is cheap however much waits: messages are
-/// counted up to 10,000.
+/// Show what waits, who delivers it, and what is parked
+///
+/// It is cheap however much waits: messages are counted up to 10,000.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON
@@ -94,24 +95,50 @@ fn text(status: &Status) -> String {
             .collect();
         let _ = write!(text, "\n{}", show::table(["RUNNER", "UP", "LANES"], &rows));
     }
-    let rows: Vec<_> = status
-        .lanes
-        .iter()
-        .map(|lane| {
-            [
-                lane.lane.to_string(),
-                owner(lane),
-                age(lane.lease),
-                age(lane.oldest),
-            ]
+    let rows: Vec<_> = by_owner(&status.lanes)
+        .into_iter()
+        .map(|(owner, lanes)| {
+            let numbers: Vec<_> = lanes.iter().map(|lane| lane.lane).collect();
+            let lease = lanes.iter().filter_map(|lane| lane.lease).min();
+            let oldest = lanes.iter().filter_map(|lane| lane.oldest).max();
+            [ranges(&numbers), owner, age(lease), age(oldest)]
         })
         .collect();
-    let titles = ["LANE", "OWNER", "LEASE ENDS IN", "OLDEST"];
+    let titles = ["LANES", "OWNER", "LEASE ENDS IN", "OLDEST"];
     let _ = write!(text, "\n{}", show::table(titles, &rows));
     if !status.parked_keys.is_empty() {
         let _ = write!(text, "\n{}", parked::table(&status.parked_keys));
     }
     text
+}
+
+/// The lanes that somebody holds, or nobody, in the order of their first ones.
+fn by_owner(lanes: &[LaneStatus]) -> Vec<(String, Vec<&LaneStatus>)> {
+    let mut owners: Vec<(String, Vec<&LaneStatus>)> = Vec::new();
+    for lane in lanes {
+        let owner = owner(lane);
+        match owners.iter_mut().find(|(known, _)| *known == owner) {
+            Some((_, lanes)) => lanes.push(lane),
+            None => owners.push((owner, vec![lane])),
+        }
+    }
+    owners
+}
+
+/// Numbers in ascending order, as `0-4,7`.
+fn ranges(numbers: &[i16]) -> String {
+    let mut ranges: Vec<(i16, i16)> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let text = |(first, last): &(i16, i16)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 /// Who holds a lane. One whose runner died is free, though it still stands there.
@@ -121,4 +148,20 @@ fn owner(lane: &LaneStatus) -> String {
         Some(show::text(lane.owner_name.as_deref().unwrap_or(&id)))
     };
     show::maybe(lane.lease.and_then(|_| name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_told_together() {
+        for (numbers, expected) in [
+            (&[][..], ""),
+            (&[3], "3"),
+            (&[0, 1, 2, 4, 7, 8], "0-2,4,7-8"),
+        ] {
+            assert_eq!(ranges(numbers), expected);
+        }
+    }
 }

@@ -87,7 +87,8 @@ pub trait OutboxEvent {
     }
 
     /// The most that key, headers and payload may take together, in bytes. By default
-    /// [`DEFAULT_MAX_BYTES`]. Raise it only together with the broker's limits.
+    /// [`DEFAULT_MAX_BYTES`]. Raise it only together with the broker's limits. With the feature `trace`, a
+    /// trace that does not fit any more is left out.
     fn max_bytes(&self) -> usize {
         DEFAULT_MAX_BYTES
     }

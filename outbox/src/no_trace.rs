@@ -2,6 +2,6 @@
 
 use crate::Message;
 
-pub(crate) fn carry(message: Message) -> Message {
+pub(crate) fn carry(message: Message, _max_bytes: usize) -> Message {
     message
 }

@@ -9,8 +9,16 @@ use crate::Message;
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 
-/// The message with the current context, unless it has one already, or there is none.
-pub(crate) fn carry(message: Message) -> Message {
+/// The message with the current context, unless it has one already, or there is none. It never grows beyond
+/// its limit by that: better it is delivered without a trace than refused because of one.
+pub(crate) fn carry(message: Message, max_bytes: usize) -> Message {
+    let add = |message: Message, name: &str, value: &str| {
+        let bytes = message.bytes() + name.len() + value.len();
+        match bytes > max_bytes {
+            true => message,
+            false => message.with_header(name, value),
+        }
+    };
     if message.headers().first(PARENT).is_some() {
         return message;
     }
@@ -26,9 +34,11 @@ pub(crate) fn carry(message: Message) -> Message {
         span.span_id(),
         span.trace_flags()
     );
-    let message = message.with_header(PARENT, parent);
+    let message = add(message, PARENT, &parent);
     match span.trace_state().header() {
+        // Which says nothing without the other.
+        _ if message.headers().first(PARENT).is_none() => message,
         state if state.is_empty() => message,
-        state => message.with_header(STATE, state),
+        state => add(message, STATE, &state),
     }
 }

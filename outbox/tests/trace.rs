@@ -10,7 +10,7 @@ use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState, TracerProvider as _,
 };
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use outbox::{Headers, Message, OutboxEvent as _, publish_all};
+use outbox::{DEFAULT_MAX_BYTES, Headers, Message, OutboxEvent as _, publish_all};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const PARENT: &str = "00-0000000000000000000000000000002a-0000000000000007-01";
@@ -93,6 +93,31 @@ fn the_current_context_goes_along() {
     let headers = own.headers().clone();
     outbox.publish(own);
     assert_eq!(outbox.taken(), [headers], "it has one already");
+}
+
+/// A message that may be sent without a trace is not refused because of one, and never grows beyond its limit.
+#[test]
+fn the_limit_of_size_holds_with_the_context() {
+    let mut outbox = Outbox::new();
+    let _current = context().attach();
+    let parent = "traceparent".len() + PARENT.len();
+    let state = "tracestate".len() + "shop=17".len();
+    for (room, expected) in [
+        (parent + state, 2),
+        (parent + state - 1, 1),
+        (parent, 1),
+        // `tracestate` alone says nothing.
+        (parent - 1, 0),
+        (0, 0),
+    ] {
+        let message = || Message::new("orders").with_payload(vec![0; DEFAULT_MAX_BYTES - room]);
+        outbox.publish(message());
+        let published = outbox.0.transaction(|c| publish_all(c, [message()]));
+        published.unwrap();
+        for headers in outbox.taken() {
+            assert_eq!(headers.len(), expected, "{room}: {headers:?}");
+        }
+    }
 }
 
 /// Spans of `tracing` are contexts too, where a program hands them to OpenTelemetry.

@@ -10,6 +10,7 @@
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
 pub mod aws;
+pub mod brokers;
 pub mod cases;
 pub mod certificates;
 pub mod crash;

@@ -257,11 +257,29 @@ impl RunnerProcess {
     ///
     /// When it ends with an error, or not within [`LIMIT`]: with what it has logged.
     pub fn terminate(&mut self) -> Result<()> {
+        self.tell_to_stop()?;
+        self.stopped()
+    }
+
+    /// Tells it to stop in good order.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start within [`LIMIT`].
+    pub fn tell_to_stop(&mut self) -> Result<()> {
         // Before that it does not hear signals.
         wait_until("the runner has started", || {
             Ok(self.log()?.contains("started") || self.process.ended()?.is_some())
         })?;
-        self.signal(Signal::TERM)?;
+        self.signal(Signal::TERM)
+    }
+
+    /// Waits until it has stopped in good order.
+    ///
+    /// # Errors
+    ///
+    /// When it ends with an error, or not within [`LIMIT`]: with what it has logged.
+    pub fn stopped(&mut self) -> Result<()> {
         let status = self.wait()?;
         ensure!(status.success(), "{status}: {}", self.log()?);
         Ok(())

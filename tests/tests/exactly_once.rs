@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
 use diesel::connection::SimpleConnection as _;
+use futures_util::future::BoxFuture;
 use outbox::runner::{OnRejection, Runner, RunnerBuilder, RunnerThread};
-use outbox::sink::KafkaSink;
-use outbox::store::PostgresStore;
+use outbox::sink::{Delivery, KafkaSink, Sink, SinkError, Transactions};
+use outbox::store::{PostgresStore, StoredMessage};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres};
 use outbox_tests::topic::{Arrived, Kafka};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 fn builder(
@@ -214,4 +216,103 @@ fn a_missing_topic_and_a_dead_letter_hold_up_nobody_else() -> Result<()> {
     assert_eq!(letters.read_committed()?.len(), 1);
     assert_once_in_order(&topic.read_committed()?, 1)?;
     assert_once_in_order(&late.read_committed()?, 1)
+}
+
+/// Kafka's sink, which can't take over one lane until it is let.
+struct HeldUp {
+    sink: KafkaSink,
+    lane: i16,
+    until: watch::Receiver<bool>,
+}
+
+impl HeldUp {
+    fn inner(&self) -> &dyn Transactions {
+        self.sink.transactions().expect("it delivers exactly once")
+    }
+}
+
+impl Sink for HeldUp {
+    async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        self.sink.send(batch, deadline).await
+    }
+
+    fn delivery_timeout(&self) -> Duration {
+        self.sink.delivery_timeout()
+    }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
+    }
+}
+
+impl Transactions for HeldUp {
+    fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>> {
+        Box::pin(async move {
+            if lane == self.lane {
+                let mut until = self.until.clone();
+                until
+                    .wait_for(|go| *go)
+                    .await
+                    .map_err(|error| SinkError::unavailable(error.to_string()))?;
+            }
+            self.inner().take_over(lane).await
+        })
+    }
+
+    fn commit(
+        &self,
+        lane: i16,
+        number: i64,
+        messages: &[StoredMessage],
+        deadline: Instant,
+    ) -> Delivery {
+        self.inner().commit(lane, number, messages, deadline)
+    }
+
+    fn let_go(&self, lane: i16) {
+        self.inner().let_go(lane);
+    }
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_lane_that_cannot_be_taken_over_holds_up_no_other() -> Result<()> {
+    const KEYS: usize = 100;
+    let database = Postgres::create()?;
+    let kafka = Kafka::new()?;
+    let topic = kafka.create_topic(4)?;
+    let messages = (0..KEYS).map(|key| {
+        Message::new(topic.name())
+            .with_key(format!("k{key}"))
+            .with_payload("0")
+    });
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, messages))?;
+    let of_lane = database.counts("SELECT count(*) FROM outbox WHERE lane = 3")?;
+    ensure!(of_lane[0] > 0, "no key is of this lane");
+
+    let (go, until) = watch::channel(false);
+    let sink = HeldUp {
+        sink: KafkaSink::builder(kafka.bootstrap())
+            .exactly_once(Uuid::new_v4().simple().to_string())
+            .build()?,
+        lane: 3,
+        until,
+    };
+    let runner = Runner::builder(database.store()?, sink).build()?.spawn()?;
+    wait_for(&database, of_lane[0], 0)?;
+    // What is written now is delivered, too.
+    let late = Message::new(topic.name())
+        .with_key("late")
+        .with_payload("0");
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, [late]))?;
+    let late = database.counts("SELECT count(*) FROM outbox WHERE lane = 3")?;
+    wait_for(&database, late[0], 0)?;
+    go.send(true)?;
+    settled(&database)?;
+    runner.stop()?;
+    assert_once_in_order(&topic.read_committed()?, KEYS + 1)
 }

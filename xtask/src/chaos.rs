@@ -10,6 +10,9 @@ pub(crate) struct Args {
     /// How often a runner dies in each mode of delivery
     #[arg(long, default_value_t = 200)]
     kills: u32,
+    /// Lets everything go wrong for so long in each mode of delivery, in place of killing runners
+    #[arg(long, conflicts_with = "kills")]
+    minutes: Option<u32>,
     /// What all chance comes from; by default another one each time, which is printed
     #[arg(long)]
     seed: Option<u64>,
@@ -29,16 +32,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let servers = Servers::start()?;
     let mut tests = cargo(["test", "--package", "outbox-tests", "--all-features"]);
     tests.args(["--test", "faults", "--"]);
-    tests.arg(match args.only {
-        None => "guarantees::",
-        Some(Delivery::AtLeastOnce) => "guarantees::at_least_once",
-        Some(Delivery::ExactlyOnce) => "guarantees::exactly_once",
-    });
+    let module = match args.minutes {
+        None => "guarantees",
+        Some(_) => "nemesis",
+    };
+    let mode = match args.only {
+        None => "",
+        Some(Delivery::AtLeastOnce) => "at_least_once",
+        Some(Delivery::ExactlyOnce) => "exactly_once",
+    };
+    tests.arg(format!("{module}::{mode}"));
     // One after the other: each has a cluster of its own.
     tests.args(["--nocapture", "--test-threads", "1"]);
     tests.envs(servers.environment());
     tests.env("OUTBOX_TEST_CLUSTER", "1");
-    tests.env("OUTBOX_TEST_KILLS", args.kills.to_string());
+    match args.minutes {
+        None => tests.env("OUTBOX_TEST_KILLS", args.kills.to_string()),
+        Some(minutes) => tests.env("OUTBOX_TEST_MINUTES", minutes.to_string()),
+    };
     if let Some(seed) = args.seed {
         tests.env("OUTBOX_TEST_SEED", seed.to_string());
     }

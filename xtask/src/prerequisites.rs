@@ -3,7 +3,9 @@
 use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::{aws, faketime, kafka, pgbouncer, postgres, process, program};
+use outbox_test_servers::{
+    aws, faketime, kafka, nats, pgbouncer, postgres, process, program, rabbitmq,
+};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -23,11 +25,15 @@ pub(crate) enum Need {
     Maven,
     Faketime,
     Python,
+    OpenSslProgram,
+    Browser,
+    RabbitMq,
+    Nats,
 }
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -41,6 +47,10 @@ impl Need {
         Self::Maven,
         Self::Faketime,
         Self::Python,
+        Self::OpenSslProgram,
+        Self::Browser,
+        Self::RabbitMq,
+        Self::Nats,
     ];
 
     /// For the servers alone.
@@ -63,6 +73,10 @@ impl Need {
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
             Self::Python => aws::is_possible(),
+            Self::OpenSslProgram => program::find("openssl").is_some(),
+            Self::Browser => program::find("chromedriver").is_some(),
+            Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
+            Self::Nats => nats::program().is_ok(),
         }
     }
 
@@ -83,6 +97,11 @@ impl Need {
             Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
             Self::Python => &[aws::PACKAGE],
+            Self::OpenSslProgram => &["openssl"],
+            // It brings Chromium.
+            Self::Browser => &["chromium-driver"],
+            Self::RabbitMq => &[rabbitmq::PACKAGE],
+            Self::Nats => &[nats::PACKAGE],
         }
     }
 
@@ -103,6 +122,10 @@ impl Need {
             Self::Python => {
                 "Python with its environments: moto, which plays SQS and Kinesis, runs in one"
             }
+            Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
+            Self::Browser => "chromedriver and Chromium: tests look at the status page",
+            Self::RabbitMq => "RabbitMQ: the tests start one of their own",
+            Self::Nats => "NATS: the tests start one of their own",
         }
     }
 }

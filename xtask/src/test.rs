@@ -9,7 +9,7 @@ use anyhow::Result;
 use outbox_test_servers::{aws, kafka, pubsub};
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 15] = [
+const FEATURES: [&str; 17] = [
     "",
     "async",
     "postgres",
@@ -18,6 +18,8 @@ const FEATURES: [&str; 15] = [
     "runner",
     "sqlite,runner",
     "postgres,kafka",
+    "rabbitmq",
+    "nats",
     "metrics",
     "testing",
     "postgres,trace",

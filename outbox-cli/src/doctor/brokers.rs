@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::BaseConsumer;
 
 use super::Finding;
-use crate::brokers;
+use crate::brokers::{self, Trouble};
 use crate::settings::{BROKERS, Settings};
 
 /// How long brokers may take to answer.
@@ -21,14 +21,11 @@ pub(super) async fn examine(settings: &mut Settings, topics: Vec<String>) -> Vec
             "the brokers were not looked at: no `brokers` are given",
         )];
     }
-    let Some(bootstrap) = brokers::bootstrap(settings) else {
+    let Some(client) = brokers::client(settings) else {
         return Vec::new();
     };
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &bootstrap);
-    for (name, value) in brokers::properties(settings) {
-        client.set(name, value);
-    }
+    let bootstrap = client.get("bootstrap.servers").unwrap_or_default();
+    let bootstrap = bootstrap.to_owned();
     // librdkafka waits on the thread that asks.
     let asked = tokio::task::spawn_blocking(move || ask(&client)).await;
     match asked {
@@ -50,9 +47,9 @@ struct Cluster {
     topics: HashSet<String>,
 }
 
-fn ask(client: &ClientConfig) -> Result<Cluster, KafkaError> {
-    let producer: BaseProducer = client.create()?;
-    let metadata = producer.client().fetch_metadata(None, PATIENCE)?;
+fn ask(client: &ClientConfig) -> Result<Cluster, String> {
+    let client = BaseConsumer::from_config_and_context(client, Trouble::default());
+    let metadata = brokers::metadata(&client.map_err(|e| e.to_string())?, PATIENCE)?;
     let topics = metadata.topics().iter().filter(|t| t.error().is_none());
     Ok(Cluster {
         brokers: metadata.brokers().len(),

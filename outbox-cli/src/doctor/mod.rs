@@ -11,8 +11,10 @@ use crate::failure::Failure;
 use crate::settings::{BROKERS, RunnerFlags, Settings, duration};
 use crate::{Database, run, show};
 
-/// Looks for what keeps messages from being delivered, with the settings of `outbox run`, and says what
-/// to do about it. It changes nothing. The exit code is 1 if something has to be done.
+/// Look for what is wrong, and say what to do about it
+///
+/// It looks for what keeps messages from being delivered, with the settings of `outbox run`, and changes
+/// nothing. The exit code is 1 if something has to be done.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print JSON

@@ -1,6 +1,7 @@
 //! The settings as flags.
 
 use std::ffi::OsString;
+use std::marker::PhantomData;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
@@ -8,29 +9,75 @@ use super::table::{self, Setting};
 
 /// What was given as flags, as it was given: what is wrong with it is told together with what is wrong
 /// with the variables and the file. Not `Debug`: some of it is secret.
-pub(crate) struct Flags<const RUNNER: bool> {
+pub(crate) struct Flags<T> {
     pub(super) known: Vec<(&'static Setting, OsString)>,
     /// What looks like a flag and is none, and whatever else nobody asked for.
     pub(super) unknown: Vec<OsString>,
+    of: PhantomData<T>,
+}
+
+/// Which settings are flags of a command.
+pub(crate) trait Taken {
+    const SETTINGS: &'static [&'static [&'static Setting]];
+
+    /// Whether clap may not complain of what it does not know, so that all of it is told at once. Commands
+    /// that have arguments of their own leave it to clap.
+    const ALL_AT_ONCE: bool = false;
+}
+
+/// The settings of commands that use the database.
+pub(crate) enum OfDatabase {}
+
+/// Those and the runner's.
+pub(crate) enum OfRunner {}
+
+/// Those of commands that use the brokers alone.
+pub(crate) enum OfBrokers {}
+
+/// Those of `outbox verify`, which compares the two.
+pub(crate) enum OfBoth {}
+
+impl Taken for OfDatabase {
+    const SETTINGS: &'static [&'static [&'static Setting]] = &[table::OF_DATABASE];
+}
+
+impl Taken for OfRunner {
+    const SETTINGS: &'static [&'static [&'static Setting]] =
+        &[table::OF_DATABASE, table::OF_RUNNER];
+    const ALL_AT_ONCE: bool = true;
+}
+
+impl Taken for OfBrokers {
+    const SETTINGS: &'static [&'static [&'static Setting]] = &[&[&table::CONFIG], table::OF_READER];
+}
+
+impl Taken for OfBoth {
+    const SETTINGS: &'static [&'static [&'static Setting]] =
+        &[table::OF_DATABASE, table::OF_READER, table::OF_VERIFIER];
 }
 
 /// Where clap puts what it does not know: it would complain of the first alone.
 const UNKNOWN: &str = "unknown";
 
 /// The flags of commands that use the database.
-pub(crate) type DatabaseFlags = Flags<false>;
+pub(crate) type DatabaseFlags = Flags<OfDatabase>;
 
 /// Those and the runner's.
-pub(crate) type RunnerFlags = Flags<true>;
+pub(crate) type RunnerFlags = Flags<OfRunner>;
 
-impl<const RUNNER: bool> Flags<RUNNER> {
+/// The flags of commands that use the brokers alone.
+pub(crate) type BrokerFlags = Flags<OfBrokers>;
+
+/// The flags of commands that compare the two.
+pub(crate) type VerifierFlags = Flags<OfBoth>;
+
+impl<T: Taken> Flags<T> {
     fn settings() -> impl Iterator<Item = &'static Setting> {
-        let runner = table::OF_RUNNER.iter().filter(|_| RUNNER);
-        table::OF_DATABASE.iter().chain(runner).copied()
+        T::SETTINGS.iter().copied().flatten().copied()
     }
 }
 
-impl<const RUNNER: bool> Args for Flags<RUNNER> {
+impl<T: Taken> Args for Flags<T> {
     fn augment_args(command: Command) -> Command {
         let command = command.args(Self::settings().map(|setting| {
             let repeated = setting.name == table::KAFKA.name;
@@ -45,8 +92,7 @@ impl<const RUNNER: bool> Args for Flags<RUNNER> {
                     false => ArgAction::Set,
                 })
         }));
-        // Commands that have arguments of their own leave it to clap.
-        if !RUNNER {
+        if !T::ALL_AT_ONCE {
             return command;
         }
         command.arg(
@@ -63,11 +109,12 @@ impl<const RUNNER: bool> Args for Flags<RUNNER> {
     }
 }
 
-impl<const RUNNER: bool> FromArgMatches for Flags<RUNNER> {
+impl<T: Taken> FromArgMatches for Flags<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let mut flags = Self {
             known: Vec::new(),
             unknown: Vec::new(),
+            of: PhantomData,
         };
         flags.update_from_arg_matches(matches)?;
         Ok(flags)
@@ -79,7 +126,7 @@ impl<const RUNNER: bool> FromArgMatches for Flags<RUNNER> {
             let values = values.into_iter().flatten().cloned();
             self.known.extend(values.map(|value| (setting, value)));
         }
-        if RUNNER {
+        if T::ALL_AT_ONCE {
             let unknown = matches.get_many::<OsString>(UNKNOWN);
             self.unknown.extend(unknown.into_iter().flatten().cloned());
         }

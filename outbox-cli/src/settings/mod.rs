@@ -15,10 +15,10 @@ use std::ffi::OsString;
 use self::value::Value;
 use crate::failure::Failure;
 
-pub(crate) use self::flags::{DatabaseFlags, Flags, RunnerFlags};
+pub(crate) use self::flags::{BrokerFlags, DatabaseFlags, Flags, RunnerFlags, VerifierFlags};
 pub(crate) use self::nearest::{did_you_mean, nearest};
 pub(crate) use self::table::*;
-pub(crate) use self::value::{duration, number, one_of};
+pub(crate) use self::value::{duration, list, number, one_of};
 
 /// The settings that were given, by their names.
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Gathers the settings: flags come before variables, and these before the file.
-    pub(crate) fn gather<const RUNNER: bool>(flags: &Flags<RUNNER>) -> Self {
+    pub(crate) fn gather<T>(flags: &Flags<T>) -> Self {
         let mut settings = Self::default();
         for (setting, value) in &flags.known {
             settings.take_flag(setting, value);

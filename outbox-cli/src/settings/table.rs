@@ -256,6 +256,40 @@ pub(crate) const OF_RUNNER: &[&Setting] = &[
     &LOG_FORMAT,
 ];
 
+/// The same setting as [`TOPICS`], for those who read: what is published is what is read.
+pub(crate) const READ_TOPICS: Setting =
+    Setting::new(TOPICS.name, "TOPIC,…", "Which topics, separated by commas");
+
+/// What every command takes that reads topics.
+pub(crate) const OF_READER: &[&Setting] = &[&BROKERS, &KAFKA, &READ_TOPICS];
+
+const VERIFIED_DELIVERY: Setting = Setting::new(
+    DELIVERY.name,
+    "HOW",
+    "As the runners deliver: with exactly-once, a message that is there twice is a fault [default: \
+     at-least-once]",
+);
+
+const VERIFIED_COMPLETION: Setting = Setting::new(
+    COMPLETION.name,
+    "WHAT",
+    "As the runners have it: delete, so that nobody knows any more what was delivered, or archive [default: \
+     archive where there is something in the archive]",
+);
+
+const VERIFIED_DEAD_LETTER_TOPIC: Setting = Setting::new(
+    DEAD_LETTER_TOPIC.name,
+    "TOPIC",
+    "Where runners with --on-rejection dead-letter-topic send what was refused: it is read too",
+);
+
+/// What `outbox verify` takes besides: the runner's settings, as it reads them.
+pub(crate) const OF_VERIFIER: &[&Setting] = &[
+    &VERIFIED_DELIVERY,
+    &VERIFIED_COMPLETION,
+    &VERIFIED_DEAD_LETTER_TOPIC,
+];
+
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
     OF_DATABASE.iter().chain(OF_RUNNER).copied()

@@ -39,6 +39,12 @@ pub(crate) fn number<T: std::str::FromStr + Default + PartialEq>(text: &str) -> 
     }
 }
 
+/// Words between commas. That there are any, and what they may be, others know.
+pub(crate) fn list(text: &str) -> Result<Vec<String>, String> {
+    let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+    Ok(words.map(str::to_owned).collect())
+}
+
 /// One of some words.
 pub(crate) fn one_of<T: Copy>(words: &[(&'static str, T)], text: &str) -> Result<T, String> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {

@@ -1,13 +1,17 @@
 //! The program, from outside.
 
+mod brokers;
 mod browser;
 mod doctor;
 mod http;
 mod migrate;
 mod operator;
+mod packaging;
 mod program;
 mod request;
 mod run;
 mod send;
 mod settings;
+mod tail;
 mod tls;
+mod verify;

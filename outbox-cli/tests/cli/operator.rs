@@ -108,7 +108,7 @@ fn status_tells_who_holds_the_lanes() -> Result<()> {
     );
     let text = said(&database, ["status"])?;
     assert!(
-        text.contains("runners  1") && text.contains("15    night-shift"),
+        text.contains("runners  1") && text.contains("\n0-15   night-shift"),
         "{text}"
     );
 

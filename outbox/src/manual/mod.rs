@@ -2,6 +2,7 @@
 //!
 //! | page | what it tells |
 //! |---|---|
+//! | [`sinks`] | all sinks, compared: what each error means, what consumers can see |
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
@@ -10,6 +11,10 @@
 #[cfg(feature = "kafka")]
 #[doc = include_str!("exactly_once.md")]
 pub mod exactly_once {}
+
+#[cfg(all(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[doc = include_str!("sinks.md")]
+pub mod sinks {}
 
 #[doc = include_str!("health.md")]
 pub mod health {}

@@ -100,7 +100,7 @@ where
     match event.message() {
         Ok(message) => {
             let id = message.id();
-            conn.insert(Ok(vec![trace::carry(message)]), id)
+            conn.insert(Ok(vec![trace::carry(message, event.max_bytes())]), id)
         }
         Err(error) => conn.insert(Err(error), Uuid::nil()),
     }
@@ -134,7 +134,10 @@ where
 {
     let messages = events
         .into_iter()
-        .map(|event| event.message().map(trace::carry))
+        .map(|event| {
+            let carry = |message| trace::carry(message, event.max_bytes());
+            event.message().map(carry)
+        })
         .collect::<Result<Vec<_>, _>>();
     let ids = messages
         .iter()

@@ -8,44 +8,32 @@ use tokio_util::sync::CancellationToken;
 
 const FIRST: Duration = Duration::from_millis(100);
 
-/// The longest delays before jitter. A sink has waited for its own time-out before it tells a
-/// failure, so little needs to be added.
-const LONGEST_OF_STORE: Duration = Duration::from_secs(10);
-const LONGEST_OF_SINK: Duration = Duration::from_secs(2);
+/// The longest delay before jitter: what is back is noticed soon, and to look costs one connection.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Delays that double up to a limit, each with up to as much again of jitter, so that many runners
 /// don't come back at the same moment.
 pub(super) struct Backoff {
     delays: ExponentialBackoff,
-    longest: Duration,
     waited: bool,
 }
 
 impl Backoff {
-    pub(super) fn of_store() -> Self {
-        Self::new(LONGEST_OF_STORE)
-    }
-
-    pub(super) fn of_sink() -> Self {
-        Self::new(LONGEST_OF_SINK)
-    }
-
-    fn new(longest: Duration) -> Self {
+    pub(super) fn new() -> Self {
         let delays = ExponentialBuilder::new()
             .with_min_delay(FIRST)
-            .with_max_delay(longest)
+            .with_max_delay(LONGEST)
             .with_jitter()
             .without_max_times();
         Self {
             delays: delays.build(),
-            longest,
             waited: false,
         }
     }
 
     pub(super) fn next_delay(&mut self) -> Duration {
         self.waited = true;
-        self.delays.next().unwrap_or(self.longest)
+        self.delays.next().unwrap_or(LONGEST)
     }
 
     /// Waits for the next delay. Breaks at once when told to stop.
@@ -68,11 +56,11 @@ mod tests {
 
     #[test]
     fn delays_grow_and_stay_below_their_limit() {
-        let mut backoff = Backoff::of_sink();
+        let mut backoff = Backoff::new();
         assert!(!backoff.has_waited());
         let delays: Vec<_> = (0..20).map(|_| backoff.next_delay()).collect();
         assert!(delays[0] >= FIRST && delays[0] <= 2 * FIRST);
-        assert!(delays[10..].iter().all(|delay| *delay >= LONGEST_OF_SINK));
-        assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST_OF_SINK));
+        assert!(delays[10..].iter().all(|delay| *delay >= LONGEST));
+        assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST));
     }
 }

@@ -112,10 +112,13 @@ impl Health {
             Phase::Stopping => Some("the runner is stopping".to_owned()),
             Phase::Stopped => Some("the runner has stopped".to_owned()),
         };
-        let topics = self
-            .topics
-            .iter()
-            .map(|(topic, reason)| format!("the topic {topic:?}: {reason}"));
+        let topics = self.topics.iter().map(|(topic, reason)| {
+            // Most reasons name it.
+            match reason.contains(topic) {
+                true => reason.clone(),
+                false => format!("the topic {topic:?}: {reason}"),
+            }
+        });
         let paused = match self.paused.all {
             true => Some("everything is paused by an operator".to_owned()),
             false => None,

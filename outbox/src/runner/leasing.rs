@@ -135,9 +135,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let runner = self.runner;
         let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
         self.tracker.serve(&taken, &parked);
+        tracing::info!(?lanes, "lanes taken");
         for lease in taken {
-            let Lease { lane, epoch } = lease;
-            tracing::info!(lane, epoch, "lane taken");
             runner.events.emit(|| RunnerEvent::LaneTaken(lease));
         }
         Ok(())

@@ -227,7 +227,7 @@ impl<S: Store, K: Sink> Runner<S, K> {
 
     /// Waits until the store can be used. `None` if it was told to stop before.
     async fn ready(&self, stop: &CancellationToken) -> Result<Option<()>, RunError> {
-        let mut backoff = Backoff::of_store();
+        let mut backoff = Backoff::new();
         loop {
             match self.ask(self.store.check()).await {
                 Ok(()) => return Ok(Some(())),

@@ -1,5 +1,6 @@
 //! Reading messages and giving them to the sink.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -15,6 +16,9 @@ use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage
 /// The pause before the first look after work.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
+/// In how many turns deep lanes are read for transactions.
+const TURNS: usize = 4;
+
 /// How often parked messages are looked for that are due.
 const LOOK_FOR_DUE: Duration = Duration::from_millis(500);
 
@@ -26,12 +30,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         sent: UnboundedSender<(Batch, Delivery)>,
     ) -> Result<(), RunError> {
         let mut reader = Reader::default();
-        let mut backoff = Backoff::of_store();
+        let mut backoff = Backoff::new();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
-        let mut taking_over = Backoff::of_sink();
         while self.ready_to_read().await {
-            self.take_over(&mut taking_over).await?;
             let begin = Instant::now();
             let mut step = self.step(&mut reader, &sent).await;
             let took = begin.elapsed();
@@ -40,7 +42,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 step = self.send_due(&sent).await.and(step);
             }
             match step {
-                Ok(()) => backoff = Backoff::of_store(),
+                Ok(()) => backoff = Backoff::new(),
                 Err(error) => {
                     survive(error)?;
                     let _ = backoff.wait(&self.stop).await;
@@ -100,17 +102,21 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return Ok(());
         };
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
+        let lanes = match runner.sink.transactions() {
+            None => reader.quotas(runner.settings.batch_size, &lanes),
+            Some(_) => self.in_turns(reader, lanes),
+        };
         let request = ReadRequest {
-            lanes: reader.quotas(self.read_at_most(), &lanes),
             // A quarter, so that reading goes on while other batches are in flight. With 0, nothing would
             // be read.
             max_bytes: (runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1)).max(1),
+            lanes,
             exclude,
             topics,
         };
         let read = runner.ask(runner.store.read(&request)).await?;
         reader.learn(&request, &read);
-        tracing::trace!(lanes = lanes.len(), messages = read.len(), "read");
+        tracing::trace!(lanes = request.lanes.len(), messages = read.len(), "read");
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
             return Ok(());
         }
@@ -141,14 +147,15 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(())
     }
 
-    /// How much to read at once. In transactions as much as there is room for: a lane commits one batch
-    /// after the other, and each takes its time.
-    fn read_at_most(&self) -> usize {
-        let settings = &self.runner.settings;
-        match self.runner.sink.transactions() {
-            None => settings.batch_size,
-            Some(_) => self.tracker.room(settings.max_in_flight),
-        }
+    /// What to read for transactions. A lane commits one batch after the other, and each takes its time, so
+    /// that batches are large; and only a part of the deep lanes at once, so that some commit while others
+    /// are read and settled.
+    fn in_turns(&self, reader: &mut Reader, lanes: Vec<i16>) -> Vec<(i16, usize)> {
+        let in_flight = self.runner.settings.max_in_flight;
+        let own = self.tracker.leases().len();
+        let lanes = reader.take_turns(own.div_ceil(TURNS), lanes);
+        let most = self.tracker.room(in_flight).min(in_flight / TURNS);
+        reader.quotas(most, &lanes)
     }
 
     /// Sorts what was read into what is sent and what is parked, and parks the latter.
@@ -223,11 +230,15 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 }
 
-/// How much to read next, and when, from what the last read brought.
+/// How much to read next, and when, from what the last reads brought.
 #[derive(Default)]
 struct Reader {
     /// Of each lane, how many messages were asked for and how many came.
-    last: Vec<(i16, usize, usize)>,
+    last: BTreeMap<i16, (usize, usize)>,
+    /// The deep lane that was read last, where not all of them are read at once.
+    turn: i16,
+    /// Whether the last read left anything.
+    more: bool,
     empty: u32,
 }
 
@@ -235,24 +246,30 @@ impl Reader {
     fn quotas(&self, most: usize, lanes: &[i16]) -> Vec<(i16, usize)> {
         let last: Vec<_> = lanes
             .iter()
-            .map(|lane| {
-                let last = self.last.iter().find(|(of, ..)| of == lane);
-                last.map(|&(_, asked, got)| (asked, got))
-            })
+            .map(|lane| self.last.get(lane).copied())
             .collect();
         let quotas = quota::share(most, &last);
         lanes.iter().copied().zip(quotas).collect()
     }
 
+    /// Leaves out deep lanes beyond so many, each time others. Those that had little cost little.
+    fn take_turns(&mut self, most: usize, lanes: Vec<i16>) -> Vec<i16> {
+        let is_deep = |lane: &i16| self.last.get(lane).is_some_and(|(asked, got)| got >= asked);
+        let (mut deep, mut chosen): (Vec<_>, Vec<_>) = lanes.into_iter().partition(is_deep);
+        deep.sort_by_key(|&lane| (lane <= self.turn, lane));
+        self.more = deep.len() > most;
+        deep.truncate(most);
+        self.turn = deep.last().copied().unwrap_or(self.turn);
+        chosen.append(&mut deep);
+        chosen
+    }
+
     fn learn(&mut self, request: &ReadRequest, read: &[StoredMessage]) {
-        self.last = request
-            .lanes
-            .iter()
-            .map(|&(lane, asked)| {
-                let got = read.iter().filter(|m| m.position.lane == lane).count();
-                (lane, asked, got)
-            })
-            .collect();
+        for &(lane, asked) in &request.lanes {
+            let got = read.iter().filter(|m| m.position.lane == lane).count();
+            self.more |= got >= asked;
+            self.last.insert(lane, (asked, got));
+        }
         match read.len() {
             0 => self.brought_nothing(),
             _ => self.empty = 0,
@@ -271,8 +288,8 @@ impl Reader {
 
     /// How long to wait before the next read: not at all after a full lane, longer with every read
     /// that brought nothing.
-    fn pause(&self, longest: Duration) -> Option<Duration> {
-        if self.last.iter().any(|(_, asked, got)| got >= asked) {
+    fn pause(&mut self, longest: Duration) -> Option<Duration> {
+        if std::mem::take(&mut self.more) && self.found_work() {
             return None;
         }
         let pause = SHORTEST_PAUSE.saturating_mul(1 << self.empty.min(16));
@@ -331,6 +348,25 @@ mod tests {
         }
         assert!(pauses.is_sorted());
         assert_eq!((pauses[0], pauses[19]), (2 * SHORTEST_PAUSE, second));
+    }
+
+    #[test]
+    fn deep_lanes_take_turns() {
+        let mut reader = Reader::default();
+        let all = vec![0, 1, 2, 3, 4];
+        assert_eq!(
+            reader.take_turns(2, all.clone()),
+            all,
+            "none is known to be deep"
+        );
+        for lane in 0..4 {
+            reader.last.insert(lane, (1, 1));
+        }
+        reader.last.insert(4, (1, 0));
+        assert_eq!(reader.take_turns(2, all.clone()), [4, 1, 2]);
+        assert!(reader.more, "some are left");
+        assert_eq!(reader.take_turns(2, vec![0, 3, 4]), [4, 3, 0]);
+        assert_eq!(reader.take_turns(2, all), [4, 1, 2]);
     }
 
     /// Or a key that waits would keep the runner reading it over and over.

@@ -19,7 +19,7 @@ use crate::store::{Lease, Paused, Store, StoreError, StoredMessage, TopicFilter}
 /// How often the sink is asked how it fares.
 const LOOK_AFTER_SINK: Duration = Duration::from_secs(10);
 
-/// What the three loops share.
+/// What the loops share.
 pub(super) struct Session<'r, S, K> {
     pub(super) runner: &'r Runner<S, K>,
     pub(super) tracker: Tracker,
@@ -95,6 +95,7 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
             tokio::join!(
                 self.stopping_on_error(Box::pin(self.read_and_send(sent))),
                 self.stopping_on_error(Box::pin(self.settle(to_settle))),
+                self.stopping_on_error(Box::pin(self.take_over_lanes())),
             );
             work_is_done.cancel();
         };

@@ -34,7 +34,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         mut sent: UnboundedReceiver<(Batch, Delivery)>,
     ) -> Result<(), RunError> {
         let mut sickness = Sickness {
-            backoff: Backoff::of_sink(),
+            backoff: Backoff::new(),
             progress: false,
             unavailable: None,
             fatal: None,
@@ -56,7 +56,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 if let Some(error) = sickness.unavailable.take() {
                     tracing::warn!("the sink is unavailable: {error}");
                     if std::mem::take(&mut sickness.progress) {
-                        sickness.backoff = Backoff::of_sink();
+                        sickness.backoff = Backoff::new();
                     }
                     let _ = sickness.backoff.wait(&self.stop).await;
                 }
@@ -160,7 +160,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         if sickness.unavailable.is_none() && sickness.backoff.has_waited() {
             tracing::info!("the sink is available again");
             self.runner.events.emit(|| RunnerEvent::Available);
-            sickness.backoff = Backoff::of_sink();
+            sickness.backoff = Backoff::new();
         }
         let mut suspensions = self.suspensions();
         if !suspensions.is_empty() {
@@ -413,7 +413,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut backoff = Backoff::of_store();
+        let mut backoff = Backoff::new();
         loop {
             match call().await {
                 Ok(done) => return Ok(done),

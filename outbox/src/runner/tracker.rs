@@ -237,10 +237,7 @@ impl Tracker {
     pub(super) fn has_room(&self, batch_size: usize, limit: usize, limit_bytes: usize) -> bool {
         let state = self.lock();
         !state.paused
-            && state
-                .lanes
-                .values()
-                .any(|lane| state.can_read(lane) || state.must_be_taken_over(lane))
+            && state.lanes.values().any(|lane| state.can_read(lane))
             && (state.in_flight.is_empty()
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
@@ -397,13 +394,14 @@ impl Tracker {
         Some((state.admitted, admitted))
     }
 
-    /// The leases of lanes that must be taken over at the sink before anything is read of them.
+    /// The leases of lanes that must be taken over at the sink before anything is read of them. None in a
+    /// pause.
     pub(super) fn unknown(&self) -> Vec<Lease> {
         let state = self.lock();
         let unknown = state
             .lanes
             .values()
-            .filter(|lane| state.must_be_taken_over(lane));
+            .filter(|lane| !state.paused && state.must_be_taken_over(lane));
         unknown.map(|lane| lane.lease).collect()
     }
 
@@ -415,6 +413,8 @@ impl Tracker {
         {
             lane.batch = Some(batch);
         }
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// It is not known any more what was committed last in a lane.

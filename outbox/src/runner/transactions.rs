@@ -1,9 +1,11 @@
 //! Exactly-once delivery: what is sent is noted first, and known again after a crash.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 
 use super::backoff::Backoff;
 use super::event::RunnerEvent;
@@ -25,70 +27,99 @@ impl From<StoreError> for Failure {
 }
 
 impl<S: Store, K: Sink> Session<'_, S, K> {
-    /// Takes over, at the broker too, the lanes of which it is not known what was committed last.
-    /// After a failure it waits, and leaves them for the next time.
-    pub(super) async fn take_over(&self, backoff: &mut Backoff) -> Result<(), RunError> {
+    /// Takes over, at the broker too, the lanes of which it is not known what was committed last, until the
+    /// session ends. Each is an attempt of its own: one that takes long, or fails, holds up no other.
+    pub(super) async fn take_over_lanes(&self) -> Result<(), RunError> {
         let Some(transactions) = self.runner.sink.transactions() else {
             return Ok(());
         };
-        let unknown = self.tracker.unknown();
-        if unknown.is_empty() {
-            return Ok(());
+        let mut attempts = FuturesUnordered::new();
+        let mut trying = BTreeSet::new();
+        // Of those whose last attempt failed.
+        let mut backoffs: BTreeMap<i16, Backoff> = BTreeMap::new();
+        while !self.stop.is_cancelled() {
+            for lease in self.tracker.unknown() {
+                if trying.insert(lease.lane) {
+                    let delay = backoffs.get_mut(&lease.lane).map(Backoff::next_delay);
+                    attempts.push(self.take_over(transactions, lease, delay.unwrap_or_default()));
+                }
+            }
+            let others = self.tracker.wait_until(|tracker| {
+                let unknown = tracker.unknown();
+                unknown.iter().any(|lease| !trying.contains(&lease.lane))
+            });
+            let (lane, result) = tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = others => continue,
+                Some(done) = attempts.next() => done,
+            };
+            trying.remove(&lane);
+            let is_first = backoffs.is_empty();
+            if let Ok(true) = result {
+                backoffs.remove(&lane);
+            } else {
+                backoffs.entry(lane).or_insert_with(Backoff::new);
+            }
+            match result {
+                // If it is lost, that will be noticed.
+                Ok(_) => {}
+                Err(Failure::Store(error)) => survive(error)?,
+                Err(Failure::Sink(error)) if error.kind() == SinkErrorKind::Fatal => {
+                    return Err(RunError::Sink(error));
+                }
+                Err(Failure::Sink(error)) => {
+                    tracing::warn!(lane, "a lane can't be taken over at the sink: {error}");
+                    self.runner.health.delivery(Err(&error));
+                    if is_first {
+                        self.runner.events.emit(|| RunnerEvent::Unavailable {
+                            topic: None,
+                            reason: error.to_string(),
+                        });
+                    }
+                }
+            }
         }
-        match self.take_over_lanes(transactions, &unknown).await {
-            Ok(()) => {
-                *backoff = Backoff::of_sink();
-                return Ok(());
-            }
-            Err(Failure::Store(error)) => survive(error)?,
-            Err(Failure::Sink(error)) if error.kind() == SinkErrorKind::Fatal => {
-                return Err(RunError::Sink(error));
-            }
-            Err(Failure::Sink(error)) => {
-                tracing::warn!("lanes can't be taken over at the sink: {error}");
-                self.runner.health.delivery(Err(&error));
-                self.runner.events.emit(|| RunnerEvent::Unavailable {
-                    topic: None,
-                    reason: error.to_string(),
-                });
-            }
-        }
-        let _ = backoff.wait(&self.stop).await;
+        // A lane is not handed back while it is being taken over.
+        while attempts.next().await.is_some() {}
         Ok(())
     }
 
-    #[tracing::instrument(name = "take_over", level = "debug", skip_all, fields(lanes = unknown.len()))]
-    async fn take_over_lanes(
+    /// False if the lane is not the runner's any more.
+    #[tracing::instrument(name = "take_over", level = "debug", skip_all, fields(lane = lease.lane))]
+    async fn take_over(
         &self,
         transactions: &dyn Transactions,
-        unknown: &[Lease],
-    ) -> Result<(), Failure> {
-        let runner = self.runner;
-        // Fenced: a lane that is not held any more is not among them. Taking it over would take it
-        // away from its owner.
-        let noted = runner
-            .ask(runner.store.noted_batches(&runner.id, unknown))
-            .await?;
-        let lanes = noted.iter().map(|noted| async move {
+        lease: Lease,
+        delay: Duration,
+    ) -> (i16, Result<bool, Failure>) {
+        let take_over = async {
+            tokio::time::sleep(delay).await;
+            let runner = self.runner;
+            // Fenced: a lane that is not held any more is not there. Taking it over would take it away from
+            // its owner.
+            let noted = runner
+                .ask(runner.store.noted_batches(&runner.id, &[lease]))
+                .await?;
+            let Some(noted) = noted.first() else {
+                return Ok(false);
+            };
             let committed = transactions
                 .take_over(noted.lane)
                 .await
                 .map_err(Failure::Sink)?;
-            let lease = unknown.iter().find(|lease| lease.lane == noted.lane);
-            let Some(&lease) = lease else { return Ok(()) };
             if committed == noted.number && !self.settle_noted(lease, noted).await? {
-                return Ok(());
+                return Ok(false);
             }
             // A database that was restored may be behind the broker. Numbers only grow.
             self.tracker.know(lease, committed.max(noted.number));
-            Ok(())
-        });
-        // One that can't be taken over does not hold up the others.
-        join_all(lanes).await.into_iter().collect()
+            Ok(true)
+        };
+        (lease.lane, take_over.await)
     }
 
     /// What was committed before a crash, or without an answer, is settled without being sent again.
-    /// False if the lane was lost.
+    /// False if the lane was lost. It is not counted as delivered: all that is known are ids, of messages that
+    /// may have been settled already.
     async fn settle_noted(&self, lease: Lease, noted: &LaneBatch) -> Result<bool, StoreError> {
         if noted.ids.is_empty() {
             return Ok(true);

@@ -91,7 +91,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Listens for writers until the session ends.
     pub(super) async fn listen(&self) {
         let bell = &self.runner.bell;
-        let mut backoff = Backoff::of_store();
+        let mut backoff = Backoff::new();
         let ring = |lane: Option<i16>| {
             bell.heard.store(true, Ordering::Relaxed);
             if lane.is_none_or(|lane| self.tracker.serves(lane)) {
@@ -103,7 +103,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             loop {
                 let result = self.runner.store.listen(&ring).await;
                 if bell.heard.swap(false, Ordering::Relaxed) {
-                    (backoff, told) = (Backoff::of_store(), false);
+                    (backoff, told) = (Backoff::new(), false);
                 }
                 match result {
                     Err(error) if !told => {

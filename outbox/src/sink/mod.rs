@@ -2,23 +2,49 @@
 //!
 //! A [`Sink`] knows messages, and nothing of stores.
 
-#[cfg(any(feature = "sqs", feature = "kinesis", feature = "pubsub"))]
+#[cfg(any(feature = "kinesis", feature = "pubsub", feature = "sqs"))]
 mod cloud;
+mod config_error;
 mod failures;
+#[cfg(any(
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
+mod in_order;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "kinesis")]
 mod kinesis;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "pubsub")]
 mod pubsub;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+mod router;
 mod sink_fn;
 #[cfg(feature = "sqs")]
 mod sqs;
 #[cfg(any(
-    feature = "kafka",
-    feature = "sqs",
     feature = "kinesis",
-    feature = "pubsub"
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
+mod template;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+mod tls;
+#[cfg(any(
+    feature = "kafka",
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
 ))]
 mod turns;
 
@@ -31,8 +57,7 @@ use futures_util::future::BoxFuture;
 
 use crate::store::StoredMessage;
 
-#[cfg(any(feature = "sqs", feature = "kinesis", feature = "pubsub"))]
-pub use self::cloud::CloudConfigError;
+pub use self::config_error::SinkConfigError;
 pub use self::failures::{Failures, OpenBatch};
 #[cfg(feature = "kafka")]
 pub use self::kafka::{
@@ -41,11 +66,18 @@ pub use self::kafka::{
 };
 #[cfg(feature = "kinesis")]
 pub use self::kinesis::{KinesisFormat, KinesisSink, KinesisSinkBuilder};
+#[cfg(feature = "nats")]
+pub use self::nats::{NatsSink, NatsSinkBuilder};
 #[cfg(feature = "pubsub")]
 pub use self::pubsub::{PubSubSink, PubSubSinkBuilder};
+#[cfg(feature = "rabbitmq")]
+pub use self::rabbitmq::{RabbitMqSink, RabbitMqSinkBuilder};
+pub use self::router::{Router, RouterBuilder};
 pub use self::sink_fn::{SinkFn, sink_fn};
 #[cfg(feature = "sqs")]
 pub use self::sqs::{SqsSink, SqsSinkBuilder};
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+pub use self::tls::SinkTls;
 
 /// Where messages go.
 ///

@@ -81,29 +81,11 @@ impl Kafka {
     pub fn start_behind(mut proxy_to: impl FnMut(u16) -> Result<u16>) -> Result<Self> {
         port::with_free(|[broker, controller, behind]| {
             let front = proxy_to(behind)?;
-            let properties = [
-                (
-                    "listeners",
-                    format!(
-                        "PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{behind},\
-                         CONTROLLER://127.0.0.1:{controller}"
-                    ),
-                ),
-                (
-                    "advertised.listeners",
-                    format!("PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{front}"),
-                ),
-                (
-                    "listener.security.protocol.map",
-                    "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
-                ),
-            ];
-            let properties: Vec<_> = properties
-                .iter()
-                .map(|(name, value)| (*name, value.as_str()))
-                .collect();
             let ports = [[broker, controller]];
-            let plan = Plan::new(&ports, &JAVA, &properties);
+            let plan = Plan {
+                proxied: &[[behind, front]],
+                ..Plan::new(&ports, &JAVA, &[])
+            };
             let mut node = Node::new(&plan, 1)?;
             node.restart()?;
             Ok(Self(node))

@@ -8,6 +8,7 @@ mod connections;
 mod contention;
 mod crashes;
 mod guarantees;
+mod nemesis;
 mod network;
 mod outages;
 mod pgbouncer;

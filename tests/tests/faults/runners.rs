@@ -278,7 +278,7 @@ fn a_second_signal_ends_a_runner_at_once() -> Result<()> {
     wait_until("something waits", || Ok(rig.database.waiting()? > 100))?;
     writers.stop()?;
     wait_until("it serves its lanes", || {
-        Ok(runner.log()?.contains("lane taken"))
+        Ok(runner.log()?.contains("lanes taken"))
     })?;
     runner.signal(Signal::TERM)?;
     wait_until("it is stopping", || Ok(runner.log()?.contains("stopping")))?;

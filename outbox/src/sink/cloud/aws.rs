@@ -9,8 +9,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use super::super::SinkError;
-use super::CloudConfigError;
+use super::super::{SinkConfigError, SinkError};
 
 /// Where to find the service, and as whom.
 #[derive(Clone, Default)]
@@ -35,7 +34,7 @@ impl Access {
     pub(in super::super) async fn load(
         self,
         timeout: Duration,
-    ) -> Result<SdkConfig, CloudConfigError> {
+    ) -> Result<SdkConfig, SinkConfigError> {
         let given = match self.config {
             Some(config) => config,
             None => {
@@ -63,7 +62,7 @@ impl Access {
         }
         if let Some(endpoint) = self.endpoint {
             if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-                return Err(CloudConfigError::new(format!(
+                return Err(SinkConfigError::new(format!(
                     "`endpoint` {endpoint:?} is no address; give one like http://localhost:4566"
                 )));
             }
@@ -71,7 +70,7 @@ impl Access {
         }
         let config = config.build();
         if config.region().is_none() {
-            return Err(CloudConfigError::new(
+            return Err(SinkConfigError::new(
                 "no region is known; set `region`, or the variable AWS_REGION",
             ));
         }
@@ -161,9 +160,10 @@ pub(in super::super) fn known(code: &str, message: &str, target: &str) -> Option
         | "UnsupportedOperation" => {
             SinkError::rejected(format!("{target} refuses the message ({code}): {message}"))
         }
-        name if name.contains("Throttl") || name == "OverLimit" => SinkError::unavailable(format!(
-            "{target} takes no more for the moment ({code}): {message}"
-        )),
+        // It is limited by shard, queue or key: others go on.
+        name if name.contains("Throttl") || is_limit(name) => SinkError::topic_unavailable(
+            format!("{target} takes no more for the moment ({code}): {message}"),
+        ),
         name if name.to_ascii_lowercase().starts_with("kms") => {
             SinkError::topic_unavailable(format!(
                 "{target} is encrypted by a key that can't be used ({code}); correct it, and the \
@@ -173,6 +173,13 @@ pub(in super::super) fn known(code: &str, message: &str, target: &str) -> Option
         _ => return None,
     };
     Some(error)
+}
+
+fn is_limit(name: &str) -> bool {
+    matches!(
+        name,
+        "ProvisionedThroughputExceededException" | "LimitExceededException" | "OverLimit"
+    )
 }
 
 #[cfg(test)]
@@ -189,11 +196,12 @@ mod tests {
             ("AccessDenied", TopicUnavailable),
             ("KMSAccessDeniedException", TopicUnavailable),
             ("KmsDisabled", TopicUnavailable),
-            ("KMSThrottlingException", Unavailable),
+            ("KMSThrottlingException", TopicUnavailable),
             ("InvalidClientTokenId", Unavailable),
-            ("ThrottlingException", Unavailable),
-            ("RequestThrottled", Unavailable),
-            ("ProvisionedThroughputExceededException", Unavailable),
+            ("ThrottlingException", TopicUnavailable),
+            ("RequestThrottled", TopicUnavailable),
+            ("ProvisionedThroughputExceededException", TopicUnavailable),
+            ("LimitExceededException", TopicUnavailable),
             ("InternalFailure", Unavailable),
             ("SomethingNew", Unavailable),
             ("InvalidMessageContents", Rejected),

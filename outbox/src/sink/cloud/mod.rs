@@ -1,12 +1,18 @@
-//! What the sinks for services in the cloud share: messages become entries of requests, of which only one at
-//! a time is on its way for each ordering key.
+//! What the sinks for services in the cloud share: messages become entries of requests.
 
-#[cfg(any(feature = "sqs", feature = "kinesis"))]
+#[cfg(any(feature = "kinesis", feature = "sqs"))]
 pub(super) mod aws;
-mod error;
 pub(super) mod key;
-pub(super) mod names;
 pub(super) mod requests;
 pub(super) mod url;
 
-pub use self::error::CloudConfigError;
+use super::SinkConfigError;
+use super::template::Template;
+
+/// The names of queues, streams or topics, which are never empty.
+pub(super) fn names(what: &str, text: &str) -> Result<Template, SinkConfigError> {
+    match text.is_empty() {
+        true => Err(SinkConfigError::new(format!("the {what} has no name"))),
+        false => Template::of_topic(what, text),
+    }
+}

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::CloudConfigError;
+use super::super::SinkConfigError;
 
 /// What stands in a URL.
 #[derive(Debug)]
@@ -20,28 +20,28 @@ impl SinkUrl {
         place: &str,
         known: &[&str],
         url: &str,
-    ) -> Result<Self, CloudConfigError> {
+    ) -> Result<Self, SinkConfigError> {
         let form = format!(
             "{scheme}://{place}?{}=…",
             known.first().copied().unwrap_or_default()
         );
         // The text itself is not shown: it may hold what is secret.
         let parsed = Url::parse(url).map_err(|error| {
-            CloudConfigError::new(format!("not a URL ({error}); give one like {form}"))
+            SinkConfigError::new(format!("not a URL ({error}); give one like {form}"))
         })?;
         if parsed.scheme() != scheme {
-            return Err(CloudConfigError::new(format!(
+            return Err(SinkConfigError::new(format!(
                 "the URL begins with {:?}; give one like {form}",
                 parsed.scheme()
             )));
         }
         if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(CloudConfigError::new(format!(
+            return Err(SinkConfigError::new(format!(
                 "{scheme}: credentials don't belong into the URL; give them by the environment"
             )));
         }
         if parsed.port().is_some() || !matches!(parsed.path(), "" | "/") {
-            return Err(CloudConfigError::new(format!(
+            return Err(SinkConfigError::new(format!(
                 "{scheme}: before the parameters stands the {} alone, as in {form}; an address is given by \
                  `endpoint`",
                 place.to_lowercase()
@@ -50,10 +50,10 @@ impl SinkUrl {
         let mut settings: Vec<(String, String)> = Vec::new();
         for (name, value) in parsed.query_pairs() {
             if !known.contains(&name.as_ref()) {
-                return Err(CloudConfigError::new(unknown(scheme, &name, known)));
+                return Err(SinkConfigError::new(unknown(scheme, &name, known)));
             }
             if settings.iter().any(|(other, _)| *other == name) {
-                return Err(CloudConfigError::new(format!(
+                return Err(SinkConfigError::new(format!(
                     "{scheme}: the parameter `{name}` is there twice"
                 )));
             }
@@ -90,7 +90,7 @@ mod tests {
 
     const KNOWN: [&str; 2] = ["queue", "endpoint"];
 
-    fn parse(url: &str) -> Result<SinkUrl, CloudConfigError> {
+    fn parse(url: &str) -> Result<SinkUrl, SinkConfigError> {
         SinkUrl::parse("sqs", "REGION", &KNOWN, url)
     }
 

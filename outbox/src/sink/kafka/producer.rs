@@ -21,8 +21,9 @@ use super::outcome;
 use super::pending::{Pending, Token};
 use super::topics::Topics;
 
-/// How long the thread waits for reports before it looks whether it is still needed.
-const POLL: Duration = Duration::from_millis(100);
+/// How long the thread waits for reports, at most, before it looks whether it is still needed. In the last
+/// millisecond of it rdkafka keeps the processor busy.
+const POLL: Duration = Duration::from_millis(500);
 
 /// The thread looks that often, at least, in the time after which queued messages are taken back.
 const LOOKS: u32 = 4;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 
-use super::super::CloudConfigError;
 use super::super::cloud::aws::Access;
-use super::super::cloud::names::Names;
 use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
+use super::super::in_order::InOrder;
+use super::super::template::Template;
+use super::super::{SinkConfigError, cloud};
 use super::{KinesisSink, Streams};
 
 /// Configures a [`KinesisSink`].
@@ -18,7 +19,7 @@ pub struct KinesisSinkBuilder {
     access: Access,
     stream: String,
     format: KinesisFormat,
-    request_timeout: Duration,
+    delivery_timeout: Duration,
 }
 
 /// What the data of a record is. See [`KinesisSink`].
@@ -38,7 +39,7 @@ impl Default for KinesisSinkBuilder {
             access: Access::default(),
             stream: "{topic}".into(),
             format: KinesisFormat::Envelope,
-            request_timeout: Duration::from_secs(5),
+            delivery_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -47,7 +48,7 @@ impl KinesisSinkBuilder {
     /// The names of the parameters that [`KinesisSink::from_url`] knows: for programs that read settings.
     pub const PARAMETERS: &[&str] = &["stream", "format", "endpoint"];
 
-    pub(super) fn from_url(url: &str) -> Result<Self, CloudConfigError> {
+    pub(super) fn from_url(url: &str) -> Result<Self, SinkConfigError> {
         let url = SinkUrl::parse("kinesis", "REGION", Self::PARAMETERS, url)?;
         let mut builder = Self::default();
         builder.access.region = url.place;
@@ -57,7 +58,7 @@ impl KinesisSinkBuilder {
                 ("format", "envelope") => builder.format(KinesisFormat::Envelope),
                 ("format", "payload") => builder.format(KinesisFormat::Payload),
                 ("format", _) => {
-                    return Err(CloudConfigError::new(format!(
+                    return Err(SinkConfigError::new(format!(
                         "`format` {value:?}: give `envelope` or `payload`"
                     )));
                 }
@@ -110,33 +111,34 @@ impl KinesisSinkBuilder {
     /// runner's lease must last at least one and a half times as long; the longer it is, the more messages of
     /// one key can go one after the other before they are read again.
     #[must_use]
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
         self
     }
 
-    fn names(&self) -> Result<Names, CloudConfigError> {
-        Names::new("stream", &self.stream)
+    fn names(&self) -> Result<Template, SinkConfigError> {
+        cloud::names("stream", &self.stream)
     }
 
     /// Makes the sink. It connects with the first message.
     ///
     /// # Errors
     ///
-    /// A [`CloudConfigError`] that names the setting. That there are no credentials is told by
+    /// A [`SinkConfigError`] that names the setting. That there are no credentials is told by
     /// [`check`](crate::sink::Sink::check), and by each message: they may come later.
-    pub async fn build(self) -> Result<KinesisSink, CloudConfigError> {
+    pub async fn build(self) -> Result<KinesisSink, SinkConfigError> {
         let names = self.names()?;
-        if self.request_timeout.is_zero() {
-            return Err(CloudConfigError::new(
-                "with a `request_timeout` of 0 nothing could be sent",
+        if self.delivery_timeout.is_zero() {
+            return Err(SinkConfigError::new(
+                "a delivery time-out of 0 leaves no time for anything; give some seconds",
             ));
         }
         // So that the SDK tells what it knows before the time is over.
-        let config = self.access.load(self.request_timeout * 9 / 10).await?;
+        let config = self.access.load(self.delivery_timeout * 9 / 10).await?;
         let streams = Streams::new(Client::new(&config), names, self.format);
         Ok(KinesisSink {
-            requests: Requests::new(streams, self.request_timeout, 1),
+            sender: InOrder::new(Requests::new(streams, self.delivery_timeout), 1),
+            delivery_timeout: self.delivery_timeout,
         })
     }
 }

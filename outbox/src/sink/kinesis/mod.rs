@@ -12,8 +12,9 @@ use aws_sdk_kinesis::Client;
 
 use self::record::Record;
 use super::cloud::aws;
-use super::cloud::names::Names;
 use super::cloud::requests::{Most, Requests, Service};
+use super::in_order::InOrder;
+use super::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::Message;
 use crate::store::StoredMessage;
@@ -28,7 +29,7 @@ pub use self::config::{KinesisFormat, KinesisSinkBuilder};
 /// ```no_run
 /// use outbox::sink::KinesisSink;
 ///
-/// # async fn run() -> Result<(), outbox::sink::CloudConfigError> {
+/// # async fn run() -> Result<(), outbox::sink::SinkConfigError> {
 /// // Region and credentials from the environment, a profile, or the machine's role.
 /// let sink = KinesisSink::builder().stream("shop-{topic}").build().await?;
 /// # Ok(())
@@ -71,8 +72,9 @@ pub use self::config::{KinesisFormat, KinesisSinkBuilder};
 ///
 /// # Errors
 ///
-/// - *Unavailable*: Kinesis is away, slow or throttles a shard, or refuses the credentials, or there are none.
-/// - *Topic unavailable*: its stream does not exist, may not be written to, or its KMS key can't be used.
+/// - *Unavailable*: Kinesis is away or slow, or refuses the credentials, or there are none.
+/// - *Topic unavailable*: its stream does not exist, has a shard that is throttled, may not be written to, or its
+///   KMS key can't be used.
 /// - *Rejected*: a record of more than 10 MiB (10,485,760 bytes), with its partition key, is refused before
 ///   it is sent; what Kinesis refuses, such as one of more than the stream's own limit, which is 1 MiB unless
 ///   it was raised.
@@ -83,7 +85,8 @@ pub use self::config::{KinesisFormat, KinesisSinkBuilder};
 /// `kinesis:PutRecords`, and `kinesis:DescribeStreamSummary` for [`check`](Sink::check), which is content
 /// without it.
 pub struct KinesisSink {
-    requests: Requests<Streams>,
+    sender: InOrder<Requests<Streams>>,
+    delivery_timeout: Duration,
 }
 
 impl KinesisSink {
@@ -106,13 +109,13 @@ impl KinesisSink {
     /// let builder = KinesisSink::from_url("kinesis://eu-central-1?stream=shop-{topic}")?;
     /// let error = KinesisSink::from_url("kinesis://eu-central-1?format=xml").unwrap_err();
     /// assert_eq!(error.to_string(), "`format` \"xml\": give `envelope` or `payload`");
-    /// # Ok::<(), outbox::sink::CloudConfigError>(())
+    /// # Ok::<(), outbox::sink::SinkConfigError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// If it is not such a URL, or a parameter is not known.
-    pub fn from_url(url: &str) -> Result<KinesisSinkBuilder, super::CloudConfigError> {
+    pub fn from_url(url: &str) -> Result<KinesisSinkBuilder, super::SinkConfigError> {
         KinesisSinkBuilder::from_url(url)
     }
 }
@@ -120,18 +123,18 @@ impl KinesisSink {
 impl fmt::Debug for KinesisSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KinesisSink")
-            .field("streams", &self.requests.service().names)
+            .field("streams", &self.sender.carrier().service().names)
             .finish_non_exhaustive()
     }
 }
 
 impl Sink for KinesisSink {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
-        self.requests.send(batch, deadline).await
+        self.sender.send(batch, deadline).await
     }
 
     fn delivery_timeout(&self) -> Duration {
-        self.requests.delivery_timeout()
+        self.delivery_timeout
     }
 
     fn system(&self) -> &'static str {
@@ -141,8 +144,8 @@ impl Sink for KinesisSink {
     /// Asks Kinesis for the streams that messages were sent to. Before the first, for one that need not
     /// exist: so that credentials that are missing or refused are told.
     async fn check(&self) -> Result<(), SinkError> {
-        let check = self.requests.service().check();
-        let limit = self.delivery_timeout();
+        let check = self.sender.carrier().service().check();
+        let limit = self.delivery_timeout;
         tokio::time::timeout(limit, check)
             .await
             .unwrap_or_else(|_| {
@@ -155,14 +158,14 @@ impl Sink for KinesisSink {
 
 struct Streams {
     client: Client,
-    names: Names,
+    names: Template,
     format: KinesisFormat,
     /// Those that messages were sent to.
     known: Mutex<HashSet<String>>,
 }
 
 impl Streams {
-    fn new(client: Client, names: Names, format: KinesisFormat) -> Self {
+    fn new(client: Client, names: Template, format: KinesisFormat) -> Self {
         Self {
             client,
             names,
@@ -221,6 +224,10 @@ impl Service for Streams {
         bytes: 5 << 20,
     };
 
+    fn target(&self, message: &Message) -> Result<String, SinkError> {
+        self.names.fill(message).map_err(SinkError::rejected)
+    }
+
     fn entry(&self, message: &Message) -> Result<Record, SinkError> {
         Record::new(message, self.format)
     }
@@ -229,9 +236,8 @@ impl Service for Streams {
         record.bytes()
     }
 
-    async fn deliver(&self, topic: &str, records: &[Record]) -> Result<Vec<Outcome>, SinkError> {
-        let stream = self.names.of(topic);
-        let target = described(&stream);
+    async fn deliver(&self, stream: &str, records: &[Record]) -> Result<Vec<Outcome>, SinkError> {
+        let target = described(stream);
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
             let entry = record
@@ -239,11 +245,11 @@ impl Service for Streams {
                 .map_err(|error| SinkError::rejected(format!("{target}: {error}")))?;
             entries.push(entry);
         }
-        let request = self.client.put_records().stream_name(&stream);
+        let request = self.client.put_records().stream_name(stream);
         let answer = request.set_records(Some(entries)).send().await;
         let answer = answer.map_err(|error| aws::failure(&error, &target))?;
-        if !self.lock().contains(&stream) {
-            self.lock().insert(stream);
+        if !self.lock().contains(stream) {
+            self.lock().insert(stream.to_owned());
         }
         // In the order of the request.
         let outcome = |result: &aws_sdk_kinesis::types::PutRecordsResultEntry| match (

@@ -9,10 +9,11 @@ use google_cloud_gax::retry_policy::RetryPolicyExt as _;
 use google_cloud_pubsub::client::{BasePublisher, TopicAdmin};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 
-use super::super::CloudConfigError;
-use super::super::cloud::names::Names;
 use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
+use super::super::in_order::InOrder;
+use super::super::template::Template;
+use super::super::{SinkConfigError, cloud};
 use super::{PubSubSink, Topics};
 
 /// Configures a [`PubSubSink`].
@@ -23,7 +24,7 @@ pub struct PubSubSinkBuilder {
     endpoint: Option<String>,
     emulator: Option<String>,
     credentials: Option<Credentials>,
-    request_timeout: Duration,
+    delivery_timeout: Duration,
 }
 
 /// Credentials are not shown.
@@ -34,7 +35,7 @@ impl fmt::Debug for PubSubSinkBuilder {
             .field("topic", &self.topic)
             .field("endpoint", &self.endpoint)
             .field("emulator", &self.emulator)
-            .field("request_timeout", &self.request_timeout)
+            .field("delivery_timeout", &self.delivery_timeout)
             .finish_non_exhaustive()
     }
 }
@@ -50,14 +51,14 @@ impl PubSubSinkBuilder {
             endpoint: None,
             emulator: None,
             credentials: None,
-            request_timeout: Duration::from_secs(5),
+            delivery_timeout: Duration::from_secs(5),
         }
     }
 
-    pub(super) fn from_url(url: &str) -> Result<Self, CloudConfigError> {
+    pub(super) fn from_url(url: &str) -> Result<Self, SinkConfigError> {
         let url = SinkUrl::parse("pubsub", "PROJECT", Self::PARAMETERS, url)?;
         let Some(project) = url.place else {
-            return Err(CloudConfigError::new(
+            return Err(SinkConfigError::new(
                 "pubsub: no project; give one, as in pubsub://PROJECT",
             ));
         };
@@ -110,33 +111,33 @@ impl PubSubSinkBuilder {
     /// runner's lease must last at least one and a half times as long; the longer it is, the more messages of
     /// one key can go one after the other before they are read again.
     #[must_use]
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
         self
     }
 
-    fn names(&self) -> Result<Names, CloudConfigError> {
-        Names::new("topic", &self.topic)
+    fn names(&self) -> Result<Template, SinkConfigError> {
+        cloud::names("topic", &self.topic)
     }
 
     /// Makes the sink. It connects in the background.
     ///
     /// # Errors
     ///
-    /// A [`CloudConfigError`] that names the setting. Credentials that are refused are told by
+    /// A [`SinkConfigError`] that names the setting. Credentials that are refused are told by
     /// [`check`](crate::sink::Sink::check), and by each message: they may be corrected.
-    pub async fn build(self) -> Result<PubSubSink, CloudConfigError> {
+    pub async fn build(self) -> Result<PubSubSink, SinkConfigError> {
         let names = self.names()?;
         if self.project.is_empty() {
-            return Err(CloudConfigError::new("the `project` is empty"));
+            return Err(SinkConfigError::new("the `project` is empty"));
         }
-        if self.request_timeout.is_zero() {
-            return Err(CloudConfigError::new(
-                "with a `request_timeout` of 0 nothing could be sent",
+        if self.delivery_timeout.is_zero() {
+            return Err(SinkConfigError::new(
+                "a delivery time-out of 0 leaves no time for anything; give some seconds",
             ));
         }
         if self.emulator.is_some() && (self.endpoint.is_some() || self.credentials.is_some()) {
-            return Err(CloudConfigError::new(
+            return Err(SinkConfigError::new(
                 "`emulator` is an address without TLS and credentials; give either it, or `endpoint` \
                  and `credentials`",
             ));
@@ -157,13 +158,13 @@ impl PubSubSinkBuilder {
             && !endpoint.starts_with("https://")
             && !endpoint.starts_with("http://")
         {
-            return Err(CloudConfigError::new(format!(
+            return Err(SinkConfigError::new(format!(
                 "`endpoint` {endpoint:?} is no address; give one like \
                  https://europe-west3-pubsub.googleapis.com"
             )));
         }
         // Before the sink's own time is over, so that it tells what it knows.
-        let patience = || RetryableErrors.with_time_limit(self.request_timeout * 9 / 10);
+        let patience = || RetryableErrors.with_time_limit(self.delivery_timeout * 9 / 10);
         let mut publisher = BasePublisher::builder().with_retry_policy(patience());
         let mut admin = TopicAdmin::builder().with_retry_policy(patience());
         if let Some(endpoint) = endpoint {
@@ -174,7 +175,7 @@ impl PubSubSinkBuilder {
             publisher = publisher.with_credentials(credentials.clone());
             admin = admin.with_credentials(credentials);
         }
-        let refused = |error| CloudConfigError::new(format!("Pub/Sub's client: {error}"));
+        let refused = |error| SinkConfigError::new(format!("Pub/Sub's client: {error}"));
         let topics = Topics {
             publisher: publisher.build().await.map_err(refused)?,
             admin: admin.build().await.map_err(refused)?,
@@ -184,14 +185,15 @@ impl PubSubSinkBuilder {
         };
         Ok(PubSubSink {
             // All of a key that come in one batch: the client sends them in order.
-            requests: Requests::new(topics, self.request_timeout, usize::MAX),
+            sender: InOrder::new(Requests::new(topics, self.delivery_timeout), usize::MAX),
+            delivery_timeout: self.delivery_timeout,
         })
     }
 }
 
-fn emulator(address: &str) -> Result<String, CloudConfigError> {
+fn emulator(address: &str) -> Result<String, SinkConfigError> {
     match address.contains("://") || !address.contains(':') {
-        true => Err(CloudConfigError::new(format!(
+        true => Err(SinkConfigError::new(format!(
             "`emulator` {address:?} is no host with a port; give one like localhost:8085"
         ))),
         false => Ok(format!("http://{address}")),
@@ -231,8 +233,8 @@ mod tests {
                 "either",
             ),
             (
-                of("shop").request_timeout(Duration::ZERO),
-                "request_timeout",
+                of("shop").delivery_timeout(Duration::ZERO),
+                "delivery_timeout",
             ),
         ] {
             let error = builder.build().await.unwrap_err().to_string();

@@ -47,11 +47,12 @@ impl Entry {
             None => {}
             Some((Ok(key), _)) => add(&mut attributes, "outbox-key", key),
             Some((Err(_), key)) => {
-                add(&mut attributes, "outbox-key-base64", &BASE64.encode(key));
+                add(&mut attributes, "outbox-key", &BASE64.encode(key));
+                add(&mut attributes, "outbox-base64", "outbox-key");
             }
         }
         if message.payload().is_none() {
-            add(&mut attributes, "outbox-payload", "none");
+            add(&mut attributes, "outbox-tombstone", "true");
         }
         add_headers(message, &mut attributes);
         let refused = |reason: String| {
@@ -179,18 +180,19 @@ mod tests {
         assert_eq!(attribute(&sent, "outbox-key"), Some("order-17"));
         assert_eq!(attribute(&sent, "outbox-type"), Some("OrderPlaced"));
         assert_eq!(attribute(&sent, "tenant"), Some("acme"));
-        assert_eq!(attribute(&sent, "outbox-payload"), None);
+        assert_eq!(attribute(&sent, "outbox-tombstone"), None);
         assert_eq!(attribute(&sent, "outbox-headers"), None);
     }
 
     #[test]
     fn a_tombstone_is_told_and_no_key_is_no_ordering_key() {
         let sent = entry(&Message::new("orders"));
-        assert_eq!(attribute(&sent, "outbox-payload"), Some("none"));
+        assert_eq!(attribute(&sent, "outbox-tombstone"), Some("true"));
         assert_eq!(sent.ordering_key, "");
         let sent = entry(&Message::new("orders").with_payload("").with_key([0xff]));
-        assert_eq!(attribute(&sent, "outbox-payload"), None);
-        assert_eq!(attribute(&sent, "outbox-key-base64"), Some("/w=="));
+        assert_eq!(attribute(&sent, "outbox-tombstone"), None);
+        assert_eq!(attribute(&sent, "outbox-key"), Some("/w=="));
+        assert_eq!(attribute(&sent, "outbox-base64"), Some("outbox-key"));
     }
 
     #[test]

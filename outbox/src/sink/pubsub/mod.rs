@@ -14,8 +14,9 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::{BasePublisher, TopicAdmin};
 
 use self::entry::Entry;
-use super::cloud::names::Names;
 use super::cloud::requests::{Most, Requests, Service};
+use super::in_order::InOrder;
+use super::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::Message;
 use crate::store::StoredMessage;
@@ -30,7 +31,7 @@ pub use self::config::PubSubSinkBuilder;
 /// ```no_run
 /// use outbox::sink::PubSubSink;
 ///
-/// # async fn run() -> Result<(), outbox::sink::CloudConfigError> {
+/// # async fn run() -> Result<(), outbox::sink::SinkConfigError> {
 /// // By the application default credentials.
 /// let sink = PubSubSink::builder("my-project").topic("shop-{topic}").build().await?;
 /// # Ok(())
@@ -41,10 +42,11 @@ pub use self::config::PubSubSinkBuilder;
 ///
 /// | of the message | in Pub/Sub |
 /// |---|---|
-/// | payload | the data. A tombstone has none, and the attribute `outbox-payload` = `none` |
+/// | payload | the data |
+/// | tombstone | no data, and the attribute `outbox-tombstone` |
 /// | id | the attribute `outbox-id` |
 /// | event type | the attribute `outbox-type` |
-/// | key | the attribute `outbox-key`; `outbox-key-base64` if it is not UTF-8 |
+/// | key | the attribute `outbox-key`; in base64 if it is not UTF-8, and then `outbox-base64` = `outbox-key` |
 /// | ordering key | the ordering key: the key, or `base64:…` (URL-safe) if it is not text, or `hash:…` if it has more than 1,024 bytes; `partition:N` for an explicit partition |
 /// | headers | attributes of their names |
 ///
@@ -77,7 +79,8 @@ pub use self::config::PubSubSinkBuilder;
 /// `pubsub.topics.publish`, as in the role `roles/pubsub.publisher`; and `pubsub.topics.get` for
 /// [`check`](Sink::check), which is content without it.
 pub struct PubSubSink {
-    requests: Requests<Topics>,
+    sender: InOrder<Requests<Topics>>,
+    delivery_timeout: Duration,
 }
 
 impl PubSubSink {
@@ -98,13 +101,13 @@ impl PubSubSink {
     /// let builder = PubSubSink::from_url("pubsub://my-project?topic=shop-{topic}")?;
     /// let error = PubSubSink::from_url("pubsub://").unwrap_err();
     /// assert_eq!(error.to_string(), "pubsub: no project; give one, as in pubsub://PROJECT");
-    /// # Ok::<(), outbox::sink::CloudConfigError>(())
+    /// # Ok::<(), outbox::sink::SinkConfigError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// If it is not such a URL, or a parameter is not known.
-    pub fn from_url(url: &str) -> Result<PubSubSinkBuilder, super::CloudConfigError> {
+    pub fn from_url(url: &str) -> Result<PubSubSinkBuilder, super::SinkConfigError> {
         PubSubSinkBuilder::from_url(url)
     }
 }
@@ -112,19 +115,19 @@ impl PubSubSink {
 impl fmt::Debug for PubSubSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PubSubSink")
-            .field("project", &self.requests.service().project)
-            .field("topics", &self.requests.service().names)
+            .field("project", &self.sender.carrier().service().project)
+            .field("topics", &self.sender.carrier().service().names)
             .finish_non_exhaustive()
     }
 }
 
 impl Sink for PubSubSink {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
-        self.requests.send(batch, deadline).await
+        self.sender.send(batch, deadline).await
     }
 
     fn delivery_timeout(&self) -> Duration {
-        self.requests.delivery_timeout()
+        self.delivery_timeout
     }
 
     fn system(&self) -> &'static str {
@@ -134,8 +137,8 @@ impl Sink for PubSubSink {
     /// Asks Pub/Sub for the topics that messages were sent to. Before the first, for one that need not exist:
     /// so that credentials that are missing or refused are told.
     async fn check(&self) -> Result<(), SinkError> {
-        let check = self.requests.service().check();
-        let limit = self.delivery_timeout();
+        let check = self.sender.carrier().service().check();
+        let limit = self.delivery_timeout;
         tokio::time::timeout(limit, check)
             .await
             .unwrap_or_else(|_| {
@@ -150,15 +153,15 @@ struct Topics {
     publisher: BasePublisher,
     admin: TopicAdmin,
     project: String,
-    names: Names,
+    names: Template,
     /// Those that messages were sent to.
     known: Mutex<HashSet<String>>,
 }
 
 impl Topics {
     /// The full name of a topic.
-    fn topic(&self, topic: &str) -> String {
-        format!("projects/{}/topics/{}", self.project, self.names.of(topic))
+    fn topic(&self, name: &str) -> String {
+        format!("projects/{}/topics/{name}", self.project)
     }
 
     /// Sends messages in requests of so many. Those of an ordering key go in order, and none of them after one
@@ -216,6 +219,11 @@ impl Service for Topics {
         bytes: usize::MAX,
     };
 
+    fn target(&self, message: &Message) -> Result<String, SinkError> {
+        let name = self.names.fill(message).map_err(SinkError::rejected)?;
+        Ok(self.topic(&name))
+    }
+
     fn entry(&self, message: &Message) -> Result<Entry, SinkError> {
         Entry::new(message)
     }
@@ -225,11 +233,10 @@ impl Service for Topics {
     }
 
     async fn deliver(&self, topic: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
-        let topic = self.topic(topic);
         let all: Vec<&Entry> = entries.iter().collect();
-        let mut outcomes = self.publish(&topic, &all, entry::MOST_OF_A_REQUEST).await;
-        if outcomes.iter().any(Result::is_ok) && !self.lock().contains(&topic) {
-            self.lock().insert(topic.clone());
+        let mut outcomes = self.publish(topic, &all, entry::MOST_OF_A_REQUEST).await;
+        if outcomes.iter().any(Result::is_ok) && !self.lock().contains(topic) {
+            self.lock().insert(topic.to_owned());
         }
         // A request is refused as a whole: which message was meant is seen when each goes alone.
         let is_refused = |outcome: &Outcome| {
@@ -241,7 +248,7 @@ impl Service for Topics {
             .collect();
         if !refused.is_empty() {
             let again: Vec<&Entry> = refused.iter().map(|&index| &entries[index]).collect();
-            let again = self.publish(&topic, &again, 1).await;
+            let again = self.publish(topic, &again, 1).await;
             for (index, outcome) in refused.into_iter().zip(again) {
                 outcomes[index] = outcome;
             }

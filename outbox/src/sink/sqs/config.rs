@@ -5,11 +5,12 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 
-use super::super::CloudConfigError;
 use super::super::cloud::aws::Access;
-use super::super::cloud::names::Names;
 use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
+use super::super::in_order::InOrder;
+use super::super::template::Template;
+use super::super::{SinkConfigError, cloud};
 use super::{Queues, SqsSink, Target};
 
 /// Configures an [`SqsSink`].
@@ -18,7 +19,7 @@ pub struct SqsSinkBuilder {
     access: Access,
     queue: String,
     queue_url: Option<String>,
-    request_timeout: Duration,
+    delivery_timeout: Duration,
 }
 
 impl Default for SqsSinkBuilder {
@@ -27,7 +28,7 @@ impl Default for SqsSinkBuilder {
             access: Access::default(),
             queue: "{topic}.fifo".into(),
             queue_url: None,
-            request_timeout: Duration::from_secs(5),
+            delivery_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -36,7 +37,7 @@ impl SqsSinkBuilder {
     /// The names of the parameters that [`SqsSink::from_url`] knows: for programs that read settings.
     pub const PARAMETERS: &[&str] = &["queue", "queue-url", "endpoint"];
 
-    pub(super) fn from_url(url: &str) -> Result<Self, CloudConfigError> {
+    pub(super) fn from_url(url: &str) -> Result<Self, SinkConfigError> {
         let url = SinkUrl::parse("sqs", "REGION", Self::PARAMETERS, url)?;
         let mut builder = Self::default();
         builder.access.region = url.place;
@@ -98,22 +99,22 @@ impl SqsSinkBuilder {
     /// runner's lease must last at least one and a half times as long; the longer it is, the more messages of
     /// one key can go one after the other before they are read again.
     #[must_use]
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
         self
     }
 
-    fn names(&self) -> Result<Names, CloudConfigError> {
-        Names::new("queue", &self.queue)
+    fn names(&self) -> Result<Template, SinkConfigError> {
+        cloud::names("queue", &self.queue)
     }
 
     /// Makes the sink. It connects with the first message.
     ///
     /// # Errors
     ///
-    /// A [`CloudConfigError`] that names the setting. That there are no credentials is told by
+    /// A [`SinkConfigError`] that names the setting. That there are no credentials is told by
     /// [`check`](crate::sink::Sink::check), and by each message: they may come later.
-    pub async fn build(self) -> Result<SqsSink, CloudConfigError> {
+    pub async fn build(self) -> Result<SqsSink, SinkConfigError> {
         let names = self.names()?;
         let target = match self.queue_url {
             None => Target::Named(names),
@@ -121,21 +122,22 @@ impl SqsSinkBuilder {
                 Target::Url(url)
             }
             Some(url) => {
-                return Err(CloudConfigError::new(format!(
+                return Err(SinkConfigError::new(format!(
                     "`queue_url` {url:?} is no URL; give the name of a queue by `queue`"
                 )));
             }
         };
-        if self.request_timeout.is_zero() {
-            return Err(CloudConfigError::new(
-                "with a `request_timeout` of 0 nothing could be sent",
+        if self.delivery_timeout.is_zero() {
+            return Err(SinkConfigError::new(
+                "a delivery time-out of 0 leaves no time for anything; give some seconds",
             ));
         }
         // So that the SDK tells what it knows before the time is over.
-        let config = self.access.load(self.request_timeout * 9 / 10).await?;
+        let config = self.access.load(self.delivery_timeout * 9 / 10).await?;
         let queues = Queues::new(Client::new(&config), target);
         Ok(SqsSink {
-            requests: Requests::new(queues, self.request_timeout, 1),
+            sender: InOrder::new(Requests::new(queues, self.delivery_timeout), 1),
+            delivery_timeout: self.delivery_timeout,
         })
     }
 }
@@ -172,10 +174,10 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("`queue`"), "{error}");
         let error = region
-            .request_timeout(Duration::ZERO)
+            .delivery_timeout(Duration::ZERO)
             .build()
             .await
             .unwrap_err();
-        assert!(error.to_string().contains("request_timeout"), "{error}");
+        assert!(error.to_string().contains("delivery_timeout"), "{error}");
     }
 }

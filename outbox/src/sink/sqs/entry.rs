@@ -74,7 +74,7 @@ impl Value {
 
 impl Entry {
     pub(super) fn new(message: &Message, is_fifo: bool) -> Result<Self, SinkError> {
-        let (body, payload) = body(message.payload());
+        let (body, mark) = body(message.payload());
         let id = message.id().to_string();
         let mut attributes = vec![("outbox-id".to_owned(), Value::Text(id.clone()))];
         let mut add = |name: &str, value| attributes.push((name.to_owned(), value));
@@ -84,8 +84,8 @@ impl Entry {
         if let Some(key) = message.key() {
             add("outbox-key", Value::new(key));
         }
-        if let Some(payload) = payload {
-            add("outbox-payload", Value::Text(payload.to_owned()));
+        if let Some((name, value)) = mark {
+            add(name, Value::Text(value.to_owned()));
         }
         add_headers(message, &mut attributes);
         let fifo = is_fifo.then(|| {
@@ -133,14 +133,14 @@ impl Entry {
     }
 }
 
-/// The body, and what it is if it is not the payload itself.
-fn body(payload: Option<&[u8]>) -> (String, Option<&'static str>) {
+/// The body, and an attribute that tells what it is if it is not the payload itself.
+fn body(payload: Option<&[u8]>) -> (String, Option<(&'static str, &'static str)>) {
     match payload {
-        None => (NOTHING.to_owned(), Some("none")),
-        Some([]) => (NOTHING.to_owned(), Some("empty")),
+        None => (NOTHING.to_owned(), Some(("outbox-tombstone", "true"))),
+        Some([]) => (NOTHING.to_owned(), Some(("outbox-empty", "true"))),
         Some(payload) => match text(payload) {
             Some(text) => (text.to_owned(), None),
-            None => (BASE64.encode(payload), Some("base64")),
+            None => (BASE64.encode(payload), Some(("outbox-base64", "body"))),
         },
     }
 }
@@ -214,17 +214,20 @@ mod tests {
         for (payload, body, told) in [
             (Some(&b"{}"[..]), "{}", None),
             (Some(b"a\tb"), "a\tb", None),
-            (Some(b"a\0b"), "YQBi", Some("base64")),
-            (Some(b"\xff"), "/w==", Some("base64")),
-            (Some(b""), "-", Some("empty")),
-            (None, "-", Some("none")),
+            (Some(b"a\0b"), "YQBi", Some(("outbox-base64", "body"))),
+            (Some(b"\xff"), "/w==", Some(("outbox-base64", "body"))),
+            (Some(b""), "-", Some(("outbox-empty", "true"))),
+            (None, "-", Some(("outbox-tombstone", "true"))),
         ] {
             let mut message = Message::new("orders");
             message.payload = payload.map(<[u8]>::to_vec);
             let entry = entry(&message);
             assert_eq!(entry.body, body);
-            let told = told.map(|told| Value::Text(told.into()));
-            assert_eq!(attribute(&entry, "outbox-payload"), told);
+            for name in ["outbox-base64", "outbox-empty", "outbox-tombstone"] {
+                let told = told.filter(|(told, _)| *told == name);
+                let told = told.map(|(_, value)| Value::Text(value.into()));
+                assert_eq!(attribute(&entry, name), told, "{name}");
+            }
         }
     }
 

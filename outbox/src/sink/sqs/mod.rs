@@ -13,8 +13,9 @@ use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchRequestEntry};
 
 use self::entry::Entry;
 use super::cloud::aws;
-use super::cloud::names::Names;
 use super::cloud::requests::{Most, Requests, Service};
+use super::in_order::InOrder;
+use super::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::Message;
 use crate::store::StoredMessage;
@@ -30,7 +31,7 @@ pub use self::config::SqsSinkBuilder;
 /// ```no_run
 /// use outbox::sink::SqsSink;
 ///
-/// # async fn run() -> Result<(), outbox::sink::CloudConfigError> {
+/// # async fn run() -> Result<(), outbox::sink::SinkConfigError> {
 /// // Region and credentials from the environment, a profile, or the machine's role.
 /// let sink = SqsSink::builder().queue("shop-{topic}.fifo").build().await?;
 /// # Ok(())
@@ -41,7 +42,8 @@ pub use self::config::SqsSinkBuilder;
 ///
 /// | of the message | in SQS |
 /// |---|---|
-/// | payload | the body, if it is text that SQS takes; other bytes in base64, with the attribute `outbox-payload` = `base64`. A tombstone has `outbox-payload` = `none`, an empty payload `empty`; SQS has no empty bodies, so theirs is `-` |
+/// | payload | the body, if it is text that SQS takes; other bytes in base64, with the attribute `outbox-base64` = `body` |
+/// | tombstone | the body `-`, since SQS has no empty ones, and the attribute `outbox-tombstone`; an empty payload has `outbox-empty` |
 /// | id | the attribute `outbox-id`; in a FIFO queue also the deduplication id |
 /// | event type | the attribute `outbox-type` |
 /// | key | the attribute `outbox-key` (of type Binary if it is not text, and of type String.empty with the value `-` if it is empty) |
@@ -63,8 +65,8 @@ pub use self::config::SqsSinkBuilder;
 ///
 /// # Errors
 ///
-/// - *Unavailable*: SQS is away, slow or throttles, or refuses the credentials, or there are none.
-/// - *Topic unavailable*: its queue does not exist, may not be written to, or its KMS key can't be used.
+/// - *Unavailable*: SQS is away or slow, or refuses the credentials, or there are none.
+/// - *Topic unavailable*: its queue does not exist, is throttled, may not be written to, or its KMS key can't be used.
 /// - *Rejected*: a message that with its attributes has more than 1 MiB (1,048,576 bytes) is refused before it
 ///   is sent; what SQS refuses, such as more than the queue's own `MaximumMessageSize`.
 /// - *Fatal*: none. What is wrong with the settings is told by [`SqsSinkBuilder::build`].
@@ -73,7 +75,8 @@ pub use self::config::SqsSinkBuilder;
 ///
 /// `sqs:SendMessage` and, unless the URL of the queue is given, `sqs:GetQueueUrl`.
 pub struct SqsSink {
-    requests: Requests<Queues>,
+    sender: InOrder<Requests<Queues>>,
+    delivery_timeout: Duration,
 }
 
 impl SqsSink {
@@ -96,13 +99,13 @@ impl SqsSink {
     /// let builder = SqsSink::from_url("sqs://eu-central-1?queue=shop-{topic}.fifo")?;
     /// let error = SqsSink::from_url("sqs://eu-central-1?queu=orders").unwrap_err();
     /// assert_eq!(error.to_string(), "sqs: no parameter `queu`; is `queue` meant?");
-    /// # Ok::<(), outbox::sink::CloudConfigError>(())
+    /// # Ok::<(), outbox::sink::SinkConfigError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// If it is not such a URL, or a parameter is not known.
-    pub fn from_url(url: &str) -> Result<SqsSinkBuilder, super::CloudConfigError> {
+    pub fn from_url(url: &str) -> Result<SqsSinkBuilder, super::SinkConfigError> {
         SqsSinkBuilder::from_url(url)
     }
 }
@@ -110,18 +113,18 @@ impl SqsSink {
 impl fmt::Debug for SqsSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqsSink")
-            .field("queues", &self.requests.service().target)
+            .field("queues", &self.sender.carrier().service().target)
             .finish_non_exhaustive()
     }
 }
 
 impl Sink for SqsSink {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
-        self.requests.send(batch, deadline).await
+        self.sender.send(batch, deadline).await
     }
 
     fn delivery_timeout(&self) -> Duration {
-        self.requests.delivery_timeout()
+        self.delivery_timeout
     }
 
     fn system(&self) -> &'static str {
@@ -131,8 +134,8 @@ impl Sink for SqsSink {
     /// Asks SQS for the queues that messages were sent to. Before the first, for one that need not exist: so
     /// that credentials that are missing or refused are told.
     async fn check(&self) -> Result<(), SinkError> {
-        let check = self.requests.service().check();
-        let limit = self.delivery_timeout();
+        let check = self.sender.carrier().service().check();
+        let limit = self.delivery_timeout;
         tokio::time::timeout(limit, check)
             .await
             .unwrap_or_else(|_| {
@@ -147,7 +150,7 @@ impl Sink for SqsSink {
 #[derive(Clone, Debug)]
 enum Target {
     /// To a queue whose name is made from the topic.
-    Named(Names),
+    Named(Template),
     /// To the queue with this URL.
     Url(String),
 }
@@ -168,22 +171,21 @@ impl Queues {
         }
     }
 
-    /// The name of a topic's queue, or its URL: both tell whether it is a FIFO queue.
-    fn queue(&self, topic: &str) -> String {
-        match &self.target {
-            Target::Url(url) => url.clone(),
-            Target::Named(names) => {
-                // A dot stands in no name of a queue but before this.
-                let name = names.of(topic);
-                match name.strip_suffix(FIFO) {
-                    Some(name) => {
-                        let name = name.strip_suffix(FIFO).unwrap_or(name);
-                        format!("{}{FIFO}", name.replace('.', "-"))
-                    }
-                    None => name.replace('.', "-"),
-                }
+    /// The name of a message's queue, or its URL: both tell whether it is a FIFO queue.
+    fn queue(&self, message: &Message) -> Result<String, SinkError> {
+        let names = match &self.target {
+            Target::Url(url) => return Ok(url.clone()),
+            Target::Named(names) => names,
+        };
+        let name = names.fill(message).map_err(SinkError::rejected)?;
+        // A dot stands in no name of a queue but before this.
+        Ok(match name.strip_suffix(FIFO) {
+            Some(name) => {
+                let name = name.strip_suffix(FIFO).unwrap_or(name);
+                format!("{}{FIFO}", name.replace('.', "-"))
             }
-        }
+            None => name.replace('.', "-"),
+        })
     }
 
     async fn url(&self, queue: &str) -> Result<String, SinkError> {
@@ -249,19 +251,21 @@ impl Service for Queues {
         bytes: entry::MOST_BYTES,
     };
 
+    fn target(&self, message: &Message) -> Result<String, SinkError> {
+        self.queue(message)
+    }
+
     fn entry(&self, message: &Message) -> Result<Entry, SinkError> {
-        let is_fifo = self.queue(message.topic()).ends_with(FIFO);
-        Entry::new(message, is_fifo)
+        Entry::new(message, self.queue(message)?.ends_with(FIFO))
     }
 
     fn bytes(entry: &Entry) -> usize {
         entry.bytes
     }
 
-    async fn deliver(&self, topic: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
-        let queue = self.queue(topic);
-        let target = described(&queue);
-        let url = self.url(&queue).await?;
+    async fn deliver(&self, queue: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
+        let target = described(queue);
+        let url = self.url(queue).await?;
         let mut request = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter().enumerate() {
             let entry: SendMessageBatchRequestEntry = entry
@@ -276,7 +280,7 @@ impl Service for Queues {
                 let error = aws::failure(&error, &target);
                 if error.kind() == SinkErrorKind::TopicUnavailable {
                     // It may be made again, with another URL.
-                    self.lock().remove(&queue);
+                    self.lock().remove(queue);
                 }
                 return Err(error);
             }
@@ -323,7 +327,7 @@ mod tests {
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(aws_sdk_sqs::config::BehaviorVersion::latest())
             .build();
-        let names = Names::new("queue", template).unwrap();
+        let names = super::super::cloud::names("queue", template).unwrap();
         Queues::new(Client::from_conf(config), Target::Named(names))
     }
 
@@ -337,7 +341,7 @@ mod tests {
             ("{topic}", "orders.fifo", "orders.fifo"),
             ("all", "orders", "all"),
         ] {
-            assert_eq!(queues(template).queue(topic), queue);
+            assert_eq!(queues(template).queue(&Message::new(topic)).unwrap(), queue);
         }
     }
 
@@ -349,7 +353,10 @@ mod tests {
         };
         assert_eq!(failed("Strange", true), SinkErrorKind::Rejected);
         assert_eq!(failed("InternalError", false), SinkErrorKind::Unavailable);
-        assert_eq!(failed("RequestThrottled", true), SinkErrorKind::Unavailable);
+        assert_eq!(
+            failed("RequestThrottled", true),
+            SinkErrorKind::TopicUnavailable
+        );
         assert_eq!(
             failed("AccessDenied", true),
             SinkErrorKind::TopicUnavailable

@@ -23,27 +23,52 @@ impl Cluster {
     ///
     /// When Java or the jars are missing, or a node does not start: with the end of its log.
     pub fn start(properties: &[(&str, &str)]) -> Result<Self> {
+        port::with_free(|[a, b, c, d, e, f]| {
+            Self::start_on([[a, b], [c, d], [e, f]], &[], properties)
+        })
+    }
+
+    /// Starts one that clients can reach through proxies too, as
+    /// [`Kafka::start_behind`](super::Kafka::start_behind). There is one for each node, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), or when there is no proxy.
+    pub fn start_behind(mut proxies_to: impl FnMut([u16; 3]) -> Result<[u16; 3]>) -> Result<Self> {
+        port::with_free(|[a, b, c, d, e, f, x, y, z]| {
+            let behind = [x, y, z];
+            let front = proxies_to(behind)?;
+            let proxied = [0, 1, 2].map(|n| [behind[n], front[n]]);
+            Self::start_on([[a, b], [c, d], [e, f]], &proxied, &[])
+        })
+    }
+
+    fn start_on(
+        ports: [[u16; 2]; NODES as usize],
+        proxied: &[[u16; 2]],
+        properties: &[(&str, &str)],
+    ) -> Result<Self> {
         // A node that crashed is missed soon; the rest do not wait for it, nor does its restart.
         let mut all = vec![
             ("broker.heartbeat.interval.ms", "500"),
             ("broker.session.timeout.ms", "3000"),
         ];
         all.extend(properties);
-        port::with_free(|[a, b, c, d, e, f]| {
-            let ports = [[a, b], [c, d], [e, f]];
-            let plan = Plan::new(&ports, &JAVA, &all);
-            let mut nodes = at_once(1..=NODES, |id| {
-                let mut node = Node::new(&plan, id)?;
-                node.restart()?;
-                Ok(node)
+        let plan = Plan {
+            proxied,
+            ..Plan::new(&ports, &JAVA, &all)
+        };
+        let mut nodes = at_once(1..=NODES, |id| {
+            let mut node = Node::new(&plan, id)?;
+            node.restart()?;
+            Ok(node)
+        })?;
+        for node in &mut nodes {
+            node.wait_for("it does not know the others", |brokers| {
+                brokers.len() == usize::from(NODES)
             })?;
-            for node in &mut nodes {
-                node.wait_for("it does not know the others", |brokers| {
-                    brokers.len() == usize::from(NODES)
-                })?;
-            }
-            Ok(Self(nodes))
-        })
+        }
+        Ok(Self(nodes))
     }
 
     /// The addresses of all nodes, for `bootstrap.servers`.

@@ -23,6 +23,8 @@ pub(super) struct Plan<'a> {
     pub(super) cluster: String,
     /// Of each node, from node 1: the ports of its broker and of its controller.
     pub(super) ports: &'a [[u16; 2]],
+    /// Of each node, if there are proxies: a port to which one of them connects, and the proxy's own.
+    pub(super) proxied: &'a [[u16; 2]],
     /// The options of Java.
     pub(super) java: &'a [&'a str],
     /// Settings besides those that a plan implies.
@@ -41,6 +43,7 @@ impl<'a> Plan<'a> {
         Self {
             cluster: cluster_id(),
             ports,
+            proxied: &[],
             java,
             properties,
             users: &[],

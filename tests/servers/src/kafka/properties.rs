@@ -55,8 +55,18 @@ auto.create.topics.enable=false
         // More than half.
         in_sync = replicas / 2 + 1,
     );
+    // Writing to a string cannot fail.
+    if let Some([behind, front]) = plan.proxied.get(usize::from(id) - 1) {
+        let _ = write!(
+            text,
+            "\
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{front}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+"
+        );
+    }
     for (name, value) in plan.properties {
-        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name}={value}");
     }
     text

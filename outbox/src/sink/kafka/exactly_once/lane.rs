@@ -18,7 +18,8 @@ use super::super::{outcome, record};
 use super::ledger::LedgerRecord;
 use crate::store::StoredMessage;
 
-/// How long to wait for reports at a time. librdkafka's poll waits for all of it.
+/// How long to wait before looking for reports again. The time is slept, since rdkafka's poll keeps the
+/// processor busy in the last millisecond of what it is given.
 const POLL: Duration = Duration::from_millis(1);
 
 /// How long each call to librdkafka may wait at least.
@@ -96,7 +97,7 @@ impl LaneProducer {
         }
         self.enqueue(ledger.as_record(LEDGER), limit);
         while self.producer.context().missing() > 0 && Instant::now() < limit {
-            self.producer.poll(POLL);
+            self.poll();
         }
         let failures = self.producer.context().close();
         if let Some(failures) = failures {
@@ -121,6 +122,15 @@ impl LaneProducer {
         }
     }
 
+    /// Takes what reports there are, and waits a little if there are none.
+    fn poll(&self) {
+        let missing = self.producer.context().missing();
+        self.producer.poll(Duration::ZERO);
+        if self.producer.context().missing() == missing {
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Waits for room in librdkafka's queue if there is none.
     fn enqueue(&self, mut record: Record<'_>, limit: Instant) {
         let index = record.delivery_opaque;
@@ -131,7 +141,7 @@ impl LaneProducer {
                     if Instant::now() < limit =>
                 {
                     record = returned;
-                    self.producer.poll(POLL);
+                    self.poll();
                 }
                 Err((error, _)) => return self.producer.context().report(index, Some(error)),
             }

@@ -1,0 +1,254 @@
+//! A channel, and the task that publishes on it.
+//!
+//! The broker tells of a message that no queue takes *before* it confirms it, but lapin gives what was
+//! returned to whichever confirmation it comes to next. So confirmations are only believed when all that lapin
+//! had by then have been looked at, and what was returned is told apart by its message id. That needs one task
+//! that publishes and has all confirmations.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use lapin::message::BasicReturnMessage;
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation, PublisherConfirm};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::in_order::Item;
+use super::super::{Outcome, SinkError};
+use super::outcome::{self, Broken};
+use super::publication::Publication;
+
+/// So many wait for the task at most. It is quick.
+const QUEUE: usize = 64;
+
+/// What was handed over to a [`Line`].
+pub(super) struct Request {
+    pub(super) item: Item,
+    pub(super) publication: Publication,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// What became of a message.
+pub(super) enum Reply {
+    Known(Outcome),
+    /// The broker refused one of several messages on the channel, and closed it. Which one can be found out
+    /// by sending each alone.
+    OneOfSeveral(Broken),
+}
+
+/// A way to one exchange, while it lasts.
+#[derive(Clone)]
+pub(super) struct Line(mpsc::Sender<Request>);
+
+impl Line {
+    /// On a channel that confirms.
+    pub(super) fn new(channel: Channel) -> Self {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        tokio::spawn(publish(channel, requests));
+        Self(sender)
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Waits for room. False if it is broken.
+    pub(super) async fn hand_over(&self, request: Request) -> bool {
+        self.0.send(request).await.is_ok()
+    }
+}
+
+/// A message that was published, or that the channel broke under.
+struct Pending {
+    request: Request,
+    confirm: Option<PublisherConfirm>,
+}
+
+/// Publishes until the line is dropped and all is confirmed, or until the channel breaks.
+async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>) {
+    let mut pending: Vec<Pending> = Vec::new();
+    let mut open = true;
+    // Why nothing more can be published. What is on the channel may know better.
+    let mut closed: Option<Broken> = None;
+    while open || !pending.is_empty() {
+        let broken = tokio::select! {
+            biased;
+            confirmed = confirmed(&mut pending), if awaits_any(&pending) => {
+                tell(confirmed, &mut pending)
+            }
+            request = requests.recv(), if open => match request {
+                Some(request) => match publish_one(&channel, request, &mut pending).await {
+                    Some(failed) if closed.is_none() => {
+                        closed = Some(failed);
+                        None
+                    }
+                    // For the second time: nothing is going to know better.
+                    failed => failed,
+                },
+                None => {
+                    open = false;
+                    None
+                }
+            },
+        };
+        let nothing_awaited = || closed.clone().filter(|_| !awaits_any(&pending));
+        if let Some(broken) = broken.or_else(nothing_awaited) {
+            requests.close();
+            break_off(&broken, pending);
+            while let Some(request) = requests.recv().await {
+                let lost = Broken::Lost("its channel was closed before".into());
+                request.fail(&lost);
+            }
+            return;
+        }
+    }
+}
+
+fn awaits_any(pending: &[Pending]) -> bool {
+    pending.iter().any(|pending| pending.confirm.is_some())
+}
+
+/// The channel broke under what is pending.
+fn break_off(broken: &Broken, pending: Vec<Pending>) {
+    let alone = pending.len() == 1;
+    for Pending { request, .. } in pending {
+        match broken {
+            Broken::Refused { .. } if !alone => {
+                let _ = request.reply.send(Reply::OneOfSeveral(broken.clone()));
+            }
+            _ => request.fail(broken),
+        }
+    }
+}
+
+impl Request {
+    fn fail(self, broken: &Broken) {
+        let exchange = self.publication.exchange.as_str();
+        let failure = broken.failure(exchange, self.item.message.topic());
+        let _ = self.reply.send(Reply::Known(Err(failure)));
+    }
+}
+
+/// Returns why it could not be published, if it could not. Then it is pending, without a confirmation.
+async fn publish_one(
+    channel: &Channel,
+    request: Request,
+    pending: &mut Vec<Pending>,
+) -> Option<Broken> {
+    // It has waited for its turn.
+    if Instant::now() >= request.deadline {
+        let late = SinkError::unavailable("the lease comes to its end");
+        let _ = request.reply.send(Reply::Known(Err(late)));
+        return None;
+    }
+    // Nobody waits for it any more: its outcome was told as unknown, and it is sent again.
+    if request.reply.is_closed() {
+        return None;
+    }
+    let Publication {
+        exchange,
+        routing_key,
+        properties,
+        ..
+    } = request.publication.clone();
+    let options = BasicPublishOptions {
+        mandatory: true,
+        immediate: false,
+    };
+    let body = request.item.message.payload().unwrap_or_default();
+    let published = channel.basic_publish(exchange, routing_key, options, body, properties);
+    let published = published.await;
+    let broken = published.as_ref().err().map(Broken::by);
+    pending.push(Pending {
+        request,
+        confirm: published.ok(),
+    });
+    broken
+}
+
+/// A place among what is pending, and what was said of it.
+type Confirmed = Vec<(usize, lapin::Result<Confirmation>)>;
+
+/// Waits for confirmations, and takes all that there are: it looks again until it finds no more, since what
+/// came to one that it had passed already may carry what was returned of another.
+async fn confirmed(pending: &mut [Pending]) -> Confirmed {
+    let mut all: Vec<Option<lapin::Result<Confirmation>>> = Vec::new();
+    all.resize_with(pending.len(), || None);
+    let mut found = 0;
+    poll_fn(|context| {
+        loop {
+            let before = found;
+            for (pending, slot) in pending.iter_mut().zip(&mut all) {
+                if slot.is_none()
+                    && let Some(confirm) = &mut pending.confirm
+                    && let Poll::Ready(confirmation) = Pin::new(confirm).poll(context)
+                {
+                    *slot = Some(confirmation);
+                    found += 1;
+                }
+            }
+            if found == before {
+                break;
+            }
+        }
+        match found {
+            0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
+    let all = all.into_iter().enumerate();
+    all.filter_map(|(index, slot)| Some((index, slot?)))
+        .collect()
+}
+
+/// Tells outcomes. Returns what the channel broke by, if it did.
+fn tell(confirmed: Confirmed, pending: &mut Vec<Pending>) -> Option<Broken> {
+    let mut returned: HashMap<String, BasicReturnMessage> = HashMap::new();
+    let mut known = HashMap::with_capacity(confirmed.len());
+    let mut broken = None;
+    for (index, confirmation) in confirmed {
+        let (is_ack, message) = match confirmation {
+            Ok(Confirmation::Ack(message)) => (true, message),
+            Ok(Confirmation::Nack(message)) => (false, message),
+            Ok(Confirmation::NotRequested) => {
+                broken = Some(Broken::Lost("the channel does not confirm".into()));
+                continue;
+            }
+            Err(error) => {
+                broken = Some(Broken::by(&error));
+                continue;
+            }
+        };
+        known.insert(index, is_ack);
+        if let Some(message) = message
+            && let Some(id) = message.delivery.properties.message_id()
+        {
+            returned.insert(id.to_string(), message);
+        }
+    }
+    let mut index = 0;
+    let mut still = Vec::with_capacity(pending.len());
+    for Pending { request, confirm } in pending.drain(..) {
+        let outcome = match known.get(&index) {
+            None => {
+                still.push(Pending { request, confirm });
+                index += 1;
+                continue;
+            }
+            Some(false) => Err(outcome::nacked(&request.publication)),
+            Some(true) => match returned.get(&request.item.message.id().to_string()) {
+                Some(message) => Err(outcome::returned(&request.publication, message)),
+                None => Ok(()),
+            },
+        };
+        index += 1;
+        let _ = request.reply.send(Reply::Known(outcome));
+    }
+    *pending = still;
+    broken
+}
