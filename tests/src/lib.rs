@@ -9,7 +9,6 @@
 //!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
-pub mod aws;
 pub mod brokers;
 pub mod cases;
 pub mod certificates;
@@ -20,7 +19,6 @@ pub mod load;
 pub mod messages;
 pub mod plans;
 pub mod proxy;
-pub mod pubsub;
 pub mod rig;
 pub mod topic;
 

@@ -4,7 +4,7 @@ use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
 use outbox_test_servers::{
-    aws, faketime, kafka, nats, pgbouncer, postgres, process, program, rabbitmq,
+    aws, faketime, maven, nats, pgbouncer, postgres, process, program, rabbitmq,
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -69,7 +69,7 @@ impl Need {
             Self::Curl => links("curl"),
             Self::Postgres => postgres::Programs::find().is_ok(),
             Self::PgBouncer => pgbouncer::program().is_ok(),
-            Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
+            Self::Java => java_version().is_some_and(|version| version >= maven::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
             Self::Python => aws::is_possible(),
@@ -93,8 +93,8 @@ impl Need {
             Self::Postgres => &[postgres::PACKAGE],
             Self::PgBouncer => &[pgbouncer::PACKAGE],
             // Debian has one or the other, by its own version.
-            Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
-            Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
+            Self::Java => &[maven::JAVA_PACKAGE, "openjdk-21-jre-headless"],
+            Self::Maven => &[maven::PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
             Self::Python => &[aws::PACKAGE],
             Self::OpenSslProgram => &["openssl"],
@@ -116,12 +116,10 @@ impl Need {
             Self::Curl => "curl, for the feature `kafka-oidc`",
             Self::Postgres => "PostgreSQL's server: the tests start one of their own",
             Self::PgBouncer => "PgBouncer: the tests start one of their own",
-            Self::Java => "Java 17 or newer: Kafka runs on it",
-            Self::Maven => "Maven: it fetches Kafka",
+            Self::Java => "Java 17 or newer: Kafka and ElasticMQ run on it",
+            Self::Maven => "Maven: it fetches Kafka and ElasticMQ",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
-            Self::Python => {
-                "Python with its environments: moto, which plays SQS and Kinesis, runs in one"
-            }
+            Self::Python => "Python with its environments: moto, which plays Kinesis, runs in one",
             Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
             Self::Browser => "chromedriver and Chromium: tests look at the status page",
             Self::RabbitMq => "RabbitMQ: the tests start one of their own",

@@ -6,7 +6,7 @@ use crate::prerequisites::{self, Need};
 use crate::servers::Servers;
 use crate::steps::Steps;
 use anyhow::Result;
-use outbox_test_servers::{aws, kafka, pubsub};
+use outbox_test_servers::{aws, elasticmq, kafka, pubsub};
 
 /// Combinations of features that must build, besides all of them together.
 const FEATURES: [&str; 17] = [
@@ -54,6 +54,7 @@ fn all(steps: &mut Steps, args: &Args) -> Result<()> {
     steps.run("features", features)?;
     steps.run("doc", doc)?;
     steps.run("kafka", kafka::jars::fetch)?;
+    steps.run("elasticmq", elasticmq::fetch)?;
     steps.run("aws", aws::fetch)?;
     steps.run("pubsub", fetch_pubsub)?;
     let diesel = steps.run("diesel", diesel::install)?;

@@ -1,4 +1,4 @@
-//! SQS and Kinesis, as moto plays them: a private one on a free port, in a Python environment of its own.
+//! Kinesis, and what credentials are refused, as moto plays AWS: a private one on a free port, in a Python environment of its own.
 
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;

@@ -12,9 +12,11 @@ mod workdir;
 
 pub mod aws;
 pub mod cache;
+pub mod elasticmq;
 pub mod faketime;
 pub mod interrupt;
 pub mod kafka;
+pub mod maven;
 pub mod nats;
 pub mod pgbouncer;
 pub mod postgres;
@@ -25,6 +27,7 @@ pub mod rabbitmq;
 
 pub use self::account::is_root;
 pub use self::aws::Aws;
+pub use self::elasticmq::ElasticMq;
 pub use self::kafka::Kafka;
 pub use self::nats::Nats;
 pub use self::pgbouncer::PgBouncer;

@@ -2,12 +2,10 @@
 
 use std::sync::Mutex;
 
-use aws_config::SdkConfig;
 use outbox::Message;
 use outbox::sink::{KinesisSink, PubSubSink, Sink, SinkErrorKind, SqsSink};
 use outbox::testing::contract::{self, SinkFixture};
-use outbox_tests::aws::{self, Judge};
-use outbox_tests::pubsub;
+use outbox_tests::brokers::{aws, pubsub};
 
 use super::{refuse, unique};
 
@@ -84,9 +82,9 @@ impl Place for Queue {
     }
 }
 
-async fn sqs_keeps_its_contract(queue: &str, refused: SinkErrorKind, judge: Judge) {
-    let cloud = aws::Cloud::start().unwrap();
-    let config: SdkConfig = aws::Cloud::refusing(cloud.config(), judge);
+async fn sqs_keeps_its_contract(queue: &str, refused: SinkErrorKind, judge: aws::Judge) {
+    let cloud = aws::Sqs::start().unwrap();
+    let config = aws::refusing(cloud.config(), judge);
     contract::sink(async || {
         let topic = unique();
         let made = cloud.create_queue(&queue.replace("{topic}", &topic)).await;
@@ -138,9 +136,9 @@ impl Place for Stream {
     }
 }
 
-async fn kinesis_keeps_its_contract(refused: SinkErrorKind, judge: Judge) {
-    let cloud = aws::Cloud::start().unwrap();
-    let config = aws::Cloud::refusing(cloud.config(), judge);
+async fn kinesis_keeps_its_contract(refused: SinkErrorKind, judge: aws::Judge) {
+    let cloud = aws::Moto::start().unwrap();
+    let config = aws::refusing(cloud.config(), judge);
     contract::sink(async || {
         let topic = unique();
         let stream = cloud.create_stream(&topic, 3).await.unwrap();
@@ -157,7 +155,7 @@ async fn kinesis_keeps_its_contract(refused: SinkErrorKind, judge: Judge) {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn the_kinesis_sink_keeps_its_contract() {
-    let judge = refuse(POISON, "ProvisionedThroughputExceededException", false);
+    let judge = refuse(POISON, "InternalFailure", false);
     kinesis_keeps_its_contract(SinkErrorKind::Unavailable, judge).await;
 }
 

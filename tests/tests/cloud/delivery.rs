@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use outbox::Message;
 use outbox::runner::{Runner, RunnerThread};
 use outbox::sink::{KinesisSink, PubSubSink, Sink, SqsSink};
-use outbox_tests::aws::{self, Judge, Refusal};
+use outbox_tests::brokers::aws::{self, Judge, Refusal};
+use outbox_tests::brokers::{judge, pubsub};
 use outbox_tests::database::{Database as _, Postgres};
-use outbox_tests::history::{Delivered, History, Promise, Verdict};
+use outbox_tests::history::Promise;
 use outbox_tests::load::{self, Load};
 use outbox_tests::proxy::{Fault, Proxy};
-use outbox_tests::pubsub;
 use outbox_tests::rig::wait_until;
 
 use super::unique;
@@ -22,11 +22,8 @@ use super::unique;
 /// For a server in memory.
 const COUNT: i64 = 10_000;
 
-/// For moto, which takes tens of milliseconds for a request, one after the other.
+/// For emulators that take tens of milliseconds for a request.
 const FEWER: i64 = 3_000;
-
-/// For moto's FIFO queues, where each message costs several looks at all that are in the queue.
-const FEWEST: i64 = 1_000;
 
 /// Short, so that outages are noticed within the test, and long for a server that is busy with others.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -107,22 +104,10 @@ impl Run {
         Ok(())
     }
 
-    fn judge(&self, arrived: &[Message], promise: Promise) -> Result<Verdict> {
-        let delivered = |message: &Message| Delivered {
-            id: message.id(),
-            key: message.key().map(<[u8]>::to_vec),
-            payload: message.payload().map(<[u8]>::to_vec),
-        };
-        let history = History {
-            committed: load::committed(&self.database)?,
-            delivered: arrived.iter().map(delivered).collect(),
-            waiting: self.database.waiting_ids()?,
-        };
-        let verdict = history.judge(promise);
-        println!("{verdict}");
-        verdict.check()?;
+    fn judge(&self, arrived: &[Message], promise: Promise) -> Result<()> {
+        let verdict = judge(&self.database, arrived, promise)?;
         ensure!(verdict.committed as i64 >= self.count, "{verdict}");
-        Ok(verdict)
+        Ok(())
     }
 }
 
@@ -148,19 +133,19 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn all_messages_come_to_sqs_in_order() -> Result<()> {
     let runtime = runtime()?;
-    let cloud = aws::Cloud::start()?;
-    let run = Run::new(cloud.address(), FEWEST)?;
+    let cloud = aws::Sqs::start()?;
+    let run = Run::new(cloud.address(), FEWER)?;
     let queue = runtime.block_on(cloud.create_queue(&format!("{}.fifo", run.topic)))?;
     run.work(|| {
-        let config = aws::Cloud::config_at(run.proxy.address());
-        let config = aws::Cloud::refusing(config, by_chance("InternalError"));
+        let config = aws::config_at(run.proxy.address());
+        let config = aws::refusing(config, by_chance("InternalError"));
         // The proxy has another address than the queue's own URL.
         let url = queue.url().replace(
             &cloud.address().to_string(),
             &run.proxy.address().to_string(),
         );
         let sink = SqsSink::builder().queue_url(url).config(config);
-        Ok(runtime.block_on(sink.request_timeout(TIMEOUT).build())?)
+        Ok(runtime.block_on(sink.delivery_timeout(TIMEOUT).build())?)
     })?;
     let arrived = runtime.block_on(queue.take(&run.topic))?;
     run.judge(&arrived, Promise::ExactlyOnce)?;
@@ -171,15 +156,15 @@ fn all_messages_come_to_sqs_in_order() -> Result<()> {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn all_messages_come_to_kinesis_in_order() -> Result<()> {
     let runtime = runtime()?;
-    let cloud = aws::Cloud::start()?;
+    let cloud = aws::Moto::start()?;
     let run = Run::new(cloud.address(), FEWER)?;
     let stream = runtime.block_on(cloud.create_stream(&run.topic, 3))?;
     run.work(|| {
-        let config = aws::Cloud::config_at(run.proxy.address());
+        let config = aws::config_at(run.proxy.address());
         let code = "ProvisionedThroughputExceededException";
-        let config = aws::Cloud::refusing(config, by_chance(code));
+        let config = aws::refusing(config, by_chance(code));
         let sink = KinesisSink::builder().config(config);
-        Ok(runtime.block_on(sink.request_timeout(TIMEOUT).build())?)
+        Ok(runtime.block_on(sink.delivery_timeout(TIMEOUT).build())?)
     })?;
     let arrived = runtime.block_on(stream.messages())?;
     run.judge(&arrived, Promise::AtLeastOnce)?;
@@ -199,7 +184,7 @@ fn all_messages_come_to_pubsub_in_order() -> Result<()> {
     run.work(|| {
         let sink = PubSubSink::builder(pubsub::PROJECT);
         let sink = sink.emulator(run.proxy.address().to_string());
-        Ok(runtime.block_on(sink.request_timeout(TIMEOUT).build())?)
+        Ok(runtime.block_on(sink.delivery_timeout(TIMEOUT).build())?)
     })?;
     let arrived = cloud.messages(&run.topic)?;
     run.judge(&arrived, Promise::AtLeastOnce)?;

@@ -6,9 +6,10 @@ use std::net::{SocketAddr, TcpListener};
 use anyhow::Result;
 use outbox::Message;
 use outbox::sink::{PubSubSink, Sink as _, SinkErrorKind};
-use outbox_tests::pubsub::{Cloud, PROJECT};
+use outbox_tests::brokers::pubsub::{Cloud, PROJECT};
+use outbox_tests::brokers::send;
 
-use super::{send, unique};
+use super::unique;
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(

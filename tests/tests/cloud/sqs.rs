@@ -5,18 +5,19 @@ use diesel::Connection as _;
 use outbox::runner::Runner;
 use outbox::sink::{Sink as _, SinkErrorKind, SqsSink};
 use outbox::{Headers, Message, publish_all};
-use outbox_tests::aws::Cloud;
+use outbox_tests::brokers::aws::{Moto, Sqs, without_credentials};
+use outbox_tests::brokers::send;
 use outbox_tests::database::{Database as _, SqliteFile};
 use outbox_tests::messages::{assert_order, keyed};
 use outbox_tests::rig::wait_until;
 
-use super::{send, unique};
+use super::unique;
 
 /// A queue that is missing holds up its own messages, and they follow when it is made.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_missing_queue_waits_until_it_is_made() -> Result<()> {
-    let cloud = Cloud::start()?;
+    let cloud = Sqs::start()?;
     let (there, missing) = (unique(), unique());
     let queue = cloud.create_queue(&format!("{there}.fifo")).await?;
     let database = SqliteFile::create()?;
@@ -42,7 +43,7 @@ async fn a_missing_queue_waits_until_it_is_made() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn errors_name_the_queue_and_the_remedy() -> Result<()> {
-    let cloud = Cloud::start()?;
+    let cloud = Sqs::start()?;
     let topic = unique();
     let queue = cloud.create_queue(&format!("{topic}.fifo")).await?;
     let sink = SqsSink::builder().config(cloud.config()).build().await?;
@@ -74,10 +75,9 @@ async fn errors_name_the_queue_and_the_remedy() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn bad_credentials_are_told() -> Result<()> {
-    let cloud = Cloud::start()?;
+    let cloud = Moto::start()?;
     let topic = unique();
-    cloud.create_queue(&format!("{topic}.fifo")).await?;
-    let none = Cloud::without_credentials(cloud.config());
+    let none = without_credentials(cloud.config());
     cloud.refuse_credentials()?;
     for (config, expected) in [
         (none, "this machine has none"),
@@ -100,7 +100,7 @@ async fn bad_credentials_are_told() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn more_headers_than_attributes_arrive() -> Result<()> {
-    let cloud = Cloud::start()?;
+    let cloud = Sqs::start()?;
     let topic = unique();
     let queue = cloud.create_queue(&topic).await?;
     let sink = SqsSink::builder().queue("{topic}").config(cloud.config());

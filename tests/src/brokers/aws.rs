@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -26,7 +26,7 @@ use outbox::{Headers, Message};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::servers::Aws;
+use crate::servers::{Aws, ElasticMq};
 
 /// Why an entry of a request is not taken.
 #[derive(Clone, Copy, Debug)]
@@ -40,71 +40,57 @@ pub struct Refusal {
 /// Says of an entry, by its body or data, whether and why it is not taken.
 pub type Judge = Arc<dyn Fn(&str) -> Option<Refusal> + Send + Sync>;
 
-/// SQS and Kinesis.
-#[derive(Debug)]
-pub struct Cloud {
-    server: Aws,
+/// How to reach a service.
+pub fn config_at(address: SocketAddr) -> SdkConfig {
+    let credentials = Credentials::new("test", "test", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .endpoint_url(format!("http://{address}"))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build()
 }
 
-impl Cloud {
-    /// Starts them.
+/// The same without any credentials.
+pub fn without_credentials(config: SdkConfig) -> SdkConfig {
+    let none = SharedCredentialsProvider::new(NoCredentials);
+    config.into_builder().credentials_provider(none).build()
+}
+
+/// The same, where single entries of requests are refused.
+pub fn refusing(config: SdkConfig, judge: Judge) -> SdkConfig {
+    let inner = aws_smithy_http_client::Builder::new().build_http();
+    let client = SharedHttpClient::new(RefusingClient { inner, judge });
+    config.into_builder().http_client(client).build()
+}
+
+/// SQS, played by ElasticMQ. moto looks at all messages of a FIFO queue for each that is sent: with 500 in it,
+/// a request takes seconds.
+#[derive(Debug)]
+pub struct Sqs {
+    server: ElasticMq,
+}
+
+impl Sqs {
+    /// Starts one.
     ///
     /// # Errors
     ///
-    /// When they do not start.
+    /// When it does not start.
     pub fn start() -> Result<Self> {
         Ok(Self {
-            server: Aws::start()?,
+            server: ElasticMq::start()?,
         })
     }
 
-    /// Where they are.
+    /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// How to reach them.
+    /// How to reach it.
     pub fn config(&self) -> SdkConfig {
-        Self::config_at(self.address())
-    }
-
-    /// How to reach them by another way.
-    pub fn config_at(address: SocketAddr) -> SdkConfig {
-        let credentials = Credentials::new("test", "test", None, None, "test");
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .endpoint_url(format!("http://{address}"))
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .build()
-    }
-
-    /// The same without any credentials.
-    pub fn without_credentials(config: SdkConfig) -> SdkConfig {
-        let none = SharedCredentialsProvider::new(NoCredentials);
-        config.into_builder().credentials_provider(none).build()
-    }
-
-    /// From now on, credentials must be those of a user, of which there are none.
-    ///
-    /// # Errors
-    ///
-    /// When moto can't be asked.
-    pub fn refuse_credentials(&self) -> Result<()> {
-        let mut stream = TcpStream::connect(self.address())?;
-        let request = "POST /moto-api/reset-auth HTTP/1.0\r\nContent-Length: 1\r\n\r\n0";
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        ensure!(answer.contains(" 200 "), "{answer}");
-        Ok(())
-    }
-
-    /// The same, where single entries of requests are refused.
-    pub fn refusing(config: SdkConfig, judge: Judge) -> SdkConfig {
-        let inner = aws_smithy_http_client::Builder::new().build_http();
-        let client = SharedHttpClient::new(RefusingClient { inner, judge });
-        config.into_builder().http_client(client).build()
+        config_at(self.address())
     }
 
     /// Makes a queue of this name.
@@ -120,6 +106,50 @@ impl Cloud {
         }
         let url = request.send().await?.queue_url.context("a URL")?;
         Ok(Queue { client, url })
+    }
+}
+
+/// Kinesis, and whoever looks at credentials: played by moto.
+#[derive(Debug)]
+pub struct Moto {
+    server: Aws,
+}
+
+impl Moto {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start() -> Result<Self> {
+        Ok(Self {
+            server: Aws::start()?,
+        })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// How to reach it.
+    pub fn config(&self) -> SdkConfig {
+        config_at(self.address())
+    }
+
+    /// From now on, credentials must be those of a user, of which there are none.
+    ///
+    /// # Errors
+    ///
+    /// When moto can't be asked.
+    pub fn refuse_credentials(&self) -> Result<()> {
+        let mut stream = TcpStream::connect(self.address())?;
+        let request = "POST /moto-api/reset-auth HTTP/1.0\r\nContent-Length: 1\r\n\r\n0";
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.contains(" 200 "), "{answer}");
+        Ok(())
     }
 
     /// Makes a stream of this name with so many shards.
@@ -190,12 +220,13 @@ fn from_sqs(topic: &str, received: &aws_sdk_sqs::types::Message) -> Result<Messa
     let id = text("outbox-id")?.context("an id")?;
     let mut message = Message::new(topic).with_id(Uuid::parse_str(&id)?);
     let body = received.body.as_deref().unwrap_or_default();
-    match text("outbox-payload")?.as_deref() {
-        None => message = message.with_payload(body),
-        Some("base64") => message = message.with_payload(BASE64.decode(body)?),
-        Some("empty") => message = message.with_payload(""),
-        Some("none") => {}
-        Some(other) => bail!("outbox-payload is {other:?}"),
+    let has = |name: &str| attribute(name).is_some();
+    if has("outbox-empty") {
+        message = message.with_payload("");
+    } else if text("outbox-base64")?.as_deref() == Some("body") {
+        message = message.with_payload(BASE64.decode(body)?);
+    } else if !has("outbox-tombstone") {
+        message = message.with_payload(body);
     }
     if let Some(key) = attribute("outbox-key") {
         message = message.with_key(key);

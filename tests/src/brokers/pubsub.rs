@@ -123,15 +123,15 @@ fn from_pubsub(topic: &str, published: &Published) -> Result<Message> {
     };
     let id = text("outbox-id").context("an id")?;
     let mut message = Message::new(topic).with_id(Uuid::parse_str(&id)?);
-    if text("outbox-payload").as_deref() != Some("none") {
+    if text("outbox-tombstone").is_none() {
         let data = published.data.as_deref().unwrap_or_default();
         message = message.with_payload(BASE64.decode(data)?);
     }
     if let Some(key) = text("outbox-key") {
-        message = message.with_key(key);
-    }
-    if let Some(key) = text("outbox-key-base64") {
-        message = message.with_key(BASE64.decode(key)?);
+        message = match text("outbox-base64").as_deref() {
+            Some("outbox-key") => message.with_key(BASE64.decode(key)?),
+            _ => message.with_key(key),
+        };
     }
     if let Some(event_type) = text("outbox-type") {
         message = message.with_event_type(event_type);
