@@ -14,6 +14,9 @@ pub const VERSION: &str = "5.2.5";
 /// The Debian package by which Python makes environments.
 pub const PACKAGE: &str = "python3-venv";
 
+/// Serves moto.
+const PROGRAM: &str = include_str!("aws/main.py");
+
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(5);
 
@@ -98,7 +101,7 @@ impl Aws {
         let workdir = Workdir::new("aws")?;
         let log = workdir.join("moto.log");
         let mut command = process::command(fetch()?.join("bin/python"), Orphaned::Kill);
-        command.args(["-m", "moto.server", "--port", &port.to_string()]);
+        command.args(["-c", PROGRAM, &port.to_string()]);
         command.current_dir(workdir.path());
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;

@@ -11,7 +11,7 @@ pub mod jars;
 
 use self::node::Plan;
 use crate::maven::{class_path, java};
-use crate::port;
+use crate::{port, process};
 use anyhow::Result;
 use std::process::Command;
 
