@@ -216,3 +216,100 @@ fn pack<S: Service>(
         index: last.items.len() - 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+    use std::time::SystemTime;
+
+    use super::super::super::in_order::InOrder;
+    use super::*;
+    use crate::store::{Position, StoredMessage};
+
+    /// Takes three entries a request, and refuses a request as a whole for one that begins with `x`. Of entries
+    /// that begin with `-` it says nothing.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<String>>);
+
+    impl Service for Recorder {
+        type Entry = String;
+
+        const MOST: Most = Most {
+            entries: 3,
+            bytes: 10,
+        };
+
+        fn target(&self, message: &Message) -> Result<String, SinkError> {
+            Ok(message.topic().to_owned())
+        }
+
+        fn entry(&self, message: &Message) -> Result<String, SinkError> {
+            match String::from_utf8_lossy(message.payload().unwrap_or_default()) {
+                text if text.len() > 10 => Err(SinkError::rejected("too large")),
+                text => Ok(text.into_owned()),
+            }
+        }
+
+        fn bytes(entry: &String) -> usize {
+            entry.len()
+        }
+
+        async fn deliver(&self, _: &str, entries: &[String]) -> Result<Vec<Outcome>, SinkError> {
+            let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            requests.push(entries.join(" "));
+            match entries.iter().any(|entry| entry.starts_with('x')) {
+                true => Err(SinkError::rejected("no")),
+                false => {
+                    let told = entries.iter().take_while(|entry| !entry.starts_with('-'));
+                    Ok(told.map(|_| Ok(())).collect())
+                }
+            }
+        }
+    }
+
+    /// `t:a1`: a topic and a payload, whose first two letters are the key.
+    async fn send(messages: &str) -> (Vec<Option<SinkErrorKind>>, Vec<String>) {
+        let stored = |text: &str| {
+            let (topic, payload) = text.split_once(':').unwrap();
+            StoredMessage {
+                position: Position { lane: 0, id: 0 },
+                message: Message::new(topic)
+                    .with_key(&payload[..2])
+                    .with_payload(payload),
+                created_at: SystemTime::UNIX_EPOCH,
+                defect: None,
+            }
+        };
+        let batch: Vec<_> = messages.split(' ').map(stored).collect();
+        let timeout = Duration::from_secs(60);
+        let sender = InOrder::new(Requests::new(Recorder::default(), timeout), 1);
+        let outcomes = sender.send(&batch, Instant::now() + timeout).await.await;
+        let kind = |outcome: Outcome| outcome.err().map(|error| error.kind());
+        let requests = sender.carrier().service().0.lock().unwrap().clone();
+        (outcomes.into_iter().map(kind).collect(), requests)
+    }
+
+    #[tokio::test]
+    async fn a_request_has_messages_of_one_target_and_as_many_as_it_takes() {
+        let (outcomes, requests) = send("t:aa u:bb t:cc t:dd t:ee t:ffffffffff t:aa").await;
+        assert_eq!(outcomes, [None; 7]);
+        assert_eq!(requests, ["aa cc dd", "bb", "ee", "ffffffffff", "aa"]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_request_is_halved_until_it_is_known_which_message_was_meant() {
+        let (outcomes, requests) = send("t:aa t:xx t:cc t:xx t:bbbbbbbbbbb").await;
+        let (rejected, skipped) = (SinkErrorKind::Rejected, SinkErrorKind::Skipped);
+        assert_eq!(
+            outcomes,
+            [None, Some(rejected), None, Some(skipped), Some(rejected)]
+        );
+        assert_eq!(requests, ["aa xx cc", "aa", "xx cc", "xx", "cc"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_answered_is_not_delivered() {
+        let (outcomes, _) = send("t:aa t:--").await;
+        assert_eq!(outcomes, [None, Some(SinkErrorKind::Unavailable)]);
+    }
+}

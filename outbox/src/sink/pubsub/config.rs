@@ -234,7 +234,7 @@ mod tests {
             ),
             (
                 of("shop").delivery_timeout(Duration::ZERO),
-                "delivery_timeout",
+                "delivery time-out",
             ),
         ] {
             let error = builder.build().await.unwrap_err().to_string();

@@ -178,6 +178,6 @@ mod tests {
             .build()
             .await
             .unwrap_err();
-        assert!(error.to_string().contains("delivery_timeout"), "{error}");
+        assert!(error.to_string().contains("delivery time-out"), "{error}");
     }
 }
