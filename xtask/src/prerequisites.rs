@@ -4,7 +4,7 @@ use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
 use outbox_test_servers::{
-    faketime, kafka, mariadb, nats, pgbouncer, postgres, process, program, python, rabbitmq,
+    aws, faketime, mariadb, maven, nats, pgbouncer, postgres, process, program, python, rabbitmq,
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -26,6 +26,7 @@ pub(crate) enum Need {
     Java,
     Maven,
     Faketime,
+    Python,
     OpenSslProgram,
     Browser,
     RabbitMq,
@@ -35,7 +36,7 @@ pub(crate) enum Need {
 
 impl Need {
     /// For the tests.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Compiler,
         Self::CMake,
         Self::PkgConfig,
@@ -50,6 +51,7 @@ impl Need {
         Self::Java,
         Self::Maven,
         Self::Faketime,
+        Self::Python,
         Self::OpenSslProgram,
         Self::Browser,
         Self::RabbitMq,
@@ -77,9 +79,10 @@ impl Need {
                 .iter()
                 .all(|name| mariadb::program(name).is_ok()),
             Self::PgBouncer => pgbouncer::program().is_ok(),
-            Self::Java => java_version().is_some_and(|version| version >= kafka::JAVA_VERSION),
+            Self::Java => java_version().is_some_and(|version| version >= maven::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
+            Self::Python => aws::is_possible(),
             Self::OpenSslProgram => program::find("openssl").is_some(),
             Self::Browser => program::find("chromedriver").is_some(),
             Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
@@ -103,9 +106,10 @@ impl Need {
             Self::MariaDb => &[mariadb::PACKAGE],
             Self::PgBouncer => &[pgbouncer::PACKAGE],
             // Debian has one or the other, by its own version.
-            Self::Java => &[kafka::JAVA_PACKAGE, "openjdk-21-jre-headless"],
-            Self::Maven => &[kafka::jars::MAVEN_PACKAGE],
+            Self::Java => &[maven::JAVA_PACKAGE, "openjdk-21-jre-headless"],
+            Self::Maven => &[maven::PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
+            Self::Python => &[aws::PACKAGE],
             Self::OpenSslProgram => &["openssl"],
             // It brings Chromium.
             Self::Browser => &["chromium-driver"],
@@ -130,9 +134,10 @@ impl Need {
             Self::Postgres => "PostgreSQL's server: the tests start one of their own",
             Self::MariaDb => "MariaDB's server: the tests start one of their own",
             Self::PgBouncer => "PgBouncer: the tests start one of their own",
-            Self::Java => "Java 17 or newer: Kafka runs on it",
-            Self::Maven => "Maven: it fetches Kafka",
+            Self::Java => "Java 17 or newer: Kafka and ElasticMQ run on it",
+            Self::Maven => "Maven: it fetches Kafka and ElasticMQ",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
+            Self::Python => "Python with its environments: moto, which plays Kinesis, runs in one",
             Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
             Self::Browser => "chromedriver and Chromium: tests look at the status page",
             Self::RabbitMq => "RabbitMQ: the tests start one of their own",

@@ -6,10 +6,10 @@ use crate::prerequisites::{self, Need};
 use crate::servers::Servers;
 use crate::steps::Steps;
 use anyhow::Result;
-use outbox_test_servers::kafka;
+use outbox_test_servers::{aws, elasticmq, kafka, pubsub};
 
 /// Combinations of features that must build, besides all of them together.
-const FEATURES: [&str; 16] = [
+const FEATURES: [&str; 19] = [
     "",
     "async",
     "mysql",
@@ -26,6 +26,9 @@ const FEATURES: [&str; 16] = [
     "testing",
     "postgres,trace",
     "runner,trace",
+    "sqs",
+    "kinesis",
+    "pubsub",
 ];
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +56,9 @@ fn all(steps: &mut Steps, args: &Args) -> Result<()> {
     steps.run("features", features)?;
     steps.run("doc", doc)?;
     steps.run("kafka", kafka::jars::fetch)?;
+    steps.run("elasticmq", elasticmq::fetch)?;
+    steps.run("aws", aws::fetch)?;
+    steps.run("pubsub", fetch_pubsub)?;
     let diesel = steps.run("diesel", diesel::install)?;
     let servers = steps.run("servers", Servers::start)?;
     let tested = steps.run("tests", || {
@@ -64,6 +70,18 @@ fn all(steps: &mut Steps, args: &Args) -> Result<()> {
     });
     let stopped = steps.run("stop", || servers.stop());
     tested.and(stopped)
+}
+
+/// Its tests are named as ignored where it can't be built: Debian's own Go may be too old.
+fn fetch_pubsub() -> Result<()> {
+    if pubsub::is_possible() {
+        return pubsub::fetch().map(drop);
+    }
+    let (major, minor) = pubsub::GO_VERSION;
+    eprintln!(
+        "NOT RUN: the tests on Google's server for Pub/Sub, which takes Go {major}.{minor} or newer to build"
+    );
+    Ok(())
 }
 
 fn clippy() -> Result<()> {

@@ -42,7 +42,14 @@ pub mod questions {}
 #[doc = include_str!("exactly_once.md")]
 pub mod exactly_once {}
 
-#[cfg(all(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[cfg(all(
+    feature = "kafka",
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
 #[doc = include_str!("sinks.md")]
 pub mod sinks {}
 

@@ -1,23 +1,37 @@
-//! Sends batches to a broker that takes messages one by one, and keeps the contract of a sink.
+//! Sends batches in rounds, and keeps the contract of a sink.
 //!
 //! Messages of different keys are on their way together. Of one key the next is only sent when the
 //! outcome of the one before is known, so nothing passes it, whatever becomes of it.
+//!
+//! How a round goes is a [`Carrier`]'s business. To a broker that takes messages one by one it goes by a
+//! [`Publisher`]; to a service that takes requests of many, by `cloud::requests`.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use super::turns::{Rounds, Turns};
 use super::{Delivery, Failures, Outcome, SinkError, SinkErrorKind};
 use crate::store::StoredMessage;
 
-/// A client of a broker.
+/// Takes the messages of a round to a broker.
+pub(super) trait Carrier: Send + Sync + 'static {
+    /// Hands over the messages of a round, and tells what becomes of each, in their order. What failed must be
+    /// [noted](Item::noted) as soon as it is known, and what [may not go](Item::may_go) must not be sent.
+    fn hand_over(
+        self: Arc<Self>,
+        round: Vec<Item>,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<Receipt>> + Send;
+}
+
+/// A client of a broker that takes messages one by one.
+#[cfg(any(test, feature = "nats", feature = "rabbitmq"))]
 pub(super) trait Publisher: Send + Sync + 'static {
     /// Hands over a message, after all that were handed over before it. It may wait for room, but not
     /// beyond the deadline, and not for the outcome: that is what the [`Receipt`] tells, within the sink's
@@ -29,6 +43,24 @@ pub(super) trait Publisher: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
 }
 
+#[cfg(any(test, feature = "nats", feature = "rabbitmq"))]
+impl<P: Publisher> Carrier for P {
+    async fn hand_over(self: Arc<Self>, round: Vec<Item>, deadline: Instant) -> Vec<Receipt> {
+        let mut receipts = Vec::with_capacity(round.len());
+        for item in round {
+            let handed_over = match item.may_go(deadline) {
+                Ok(()) => self.clone().publish(item.clone(), deadline).await,
+                Err(error) => Err(error),
+            };
+            receipts.push(match handed_over {
+                Ok(receipt) => async move { item.noted(receipt.await) }.boxed(),
+                Err(error) => item.refused(error),
+            });
+        }
+        receipts
+    }
+}
+
 /// What becomes of a message that was handed over.
 pub(super) type Receipt = BoxFuture<'static, Outcome>;
 
@@ -37,6 +69,7 @@ pub(super) type Receipt = BoxFuture<'static, Outcome>;
 pub(super) struct Item {
     batch: Arc<[StoredMessage]>,
     index: usize,
+    failures: Failures,
 }
 
 impl Deref for Item {
@@ -47,25 +80,51 @@ impl Deref for Item {
     }
 }
 
-/// Sends batches by a [`Publisher`].
-pub(super) struct InOrder<P> {
-    publisher: Arc<P>,
+impl Item {
+    /// Whether nothing that failed before is in its way, and there is time left.
+    pub(super) fn may_go(&self, deadline: Instant) -> Result<(), SinkError> {
+        if self.failures.concern(&self.message) {
+            return Err(SinkError::skipped());
+        }
+        if Instant::now() >= deadline {
+            return Err(SinkError::unavailable("the lease comes to its end"));
+        }
+        Ok(())
+    }
+
+    /// The outcome, of which note is taken if it is a failure.
+    pub(super) fn noted(&self, outcome: Outcome) -> Outcome {
+        if let Err(error) = &outcome {
+            self.failures.note(&self.message, error);
+        }
+        outcome
+    }
+
+    /// Noted now, and told when it is asked for.
+    pub(super) fn refused(&self, error: SinkError) -> Receipt {
+        std::future::ready(self.noted(Err(error))).boxed()
+    }
+}
+
+/// Sends batches by a [`Carrier`].
+pub(super) struct InOrder<C> {
+    carrier: Arc<C>,
     turns: Turns,
     failures: Failures,
 }
 
-impl<P: Publisher> InOrder<P> {
+impl<C: Carrier> InOrder<C> {
     /// At most so many messages of a key are on their way at a time.
-    pub(super) fn new(publisher: P, in_flight_per_key: usize) -> Self {
+    pub(super) fn new(carrier: C, in_flight_per_key: usize) -> Self {
         Self {
-            publisher: Arc::new(publisher),
+            carrier: Arc::new(carrier),
             turns: Turns::new(in_flight_per_key),
             failures: Failures::default(),
         }
     }
 
-    pub(super) fn publisher(&self) -> &P {
-        &self.publisher
+    pub(super) fn carrier(&self) -> &C {
+        &self.carrier
     }
 
     /// Sends the first round. The others are sent by a task, whether or not somebody waits for the
@@ -80,7 +139,7 @@ impl<P: Publisher> InOrder<P> {
         } = rounds;
         let count = batch.len();
         let sender = Sender {
-            publisher: self.publisher.clone(),
+            carrier: self.carrier.clone(),
             failures: self.failures.clone(),
             batch: batch.into(),
             deadline,
@@ -93,6 +152,11 @@ impl<P: Publisher> InOrder<P> {
             sender.settle(sent, &mut outcomes).await;
             turn.comes().await;
             while let Some(round) = following.pop_front() {
+                if Instant::now() >= deadline {
+                    // The runner sends them again, under a lease that lasts.
+                    sender.hold_back(&round);
+                    continue;
+                }
                 sent = sender.send(round).await;
                 sender.settle(sent, &mut outcomes).await;
             }
@@ -113,61 +177,46 @@ impl<P: Publisher> InOrder<P> {
 }
 
 /// A round that was handed over: places in the batch, and what becomes of each.
-type Sent = Vec<(usize, Result<Receipt, SinkError>)>;
+struct Sent {
+    indices: Vec<usize>,
+    receipts: Vec<Receipt>,
+}
 
-struct Sender<P> {
-    publisher: Arc<P>,
+struct Sender<C> {
+    carrier: Arc<C>,
     failures: Failures,
     batch: Arc<[StoredMessage]>,
     deadline: Instant,
 }
 
-impl<P: Publisher> Sender<P> {
+impl<C: Carrier> Sender<C> {
     /// Hands over a round.
-    async fn send(&self, round: Vec<usize>) -> Sent {
-        let mut sent = Vec::with_capacity(round.len());
-        for index in round {
-            let handed_over = self.hand_over(index).await;
-            if let Err(error) = &handed_over {
-                self.failures.note(&self.batch[index].message, error);
-            }
-            sent.push((index, handed_over));
-        }
-        sent
-    }
-
-    async fn hand_over(&self, index: usize) -> Result<Receipt, SinkError> {
-        if self.failures.concern(&self.batch[index].message) {
-            return Err(SinkError::skipped());
-        }
-        if Instant::now() >= self.deadline {
-            return Err(SinkError::unavailable("the lease comes to its end"));
-        }
-        let item = Item {
+    async fn send(&self, indices: Vec<usize>) -> Sent {
+        let item = |&index: &usize| Item {
             batch: self.batch.clone(),
             index,
+            failures: self.failures.clone(),
         };
-        self.publisher.clone().publish(item, self.deadline).await
+        let round = indices.iter().map(item).collect();
+        let carrier = self.carrier.clone();
+        let receipts = carrier.hand_over(round, self.deadline).await;
+        Sent { indices, receipts }
     }
 
-    /// Waits for the outcomes of a round, and notes failures as soon as they are known.
-    async fn settle(&self, sent: Sent, outcomes: &mut [Outcome]) {
-        let mut indices = Vec::with_capacity(sent.len());
-        let mut receipts = FuturesUnordered::new();
-        for (index, handed_over) in sent {
-            indices.push(index);
-            match handed_over {
-                Ok(receipt) => receipts.push(async move { (index, receipt.await) }),
-                Err(error) => outcomes[index] = Err(error),
-            }
+    /// What is not sent must not be passed either.
+    fn hold_back(&self, indices: &[usize]) {
+        for &index in indices {
+            self.failures.hold_key_of(&self.batch[index].message);
         }
-        while let Some((index, outcome)) = receipts.next().await {
-            if let Err(error) = &outcome {
-                self.failures.note(&self.batch[index].message, error);
-            }
+    }
+
+    /// Waits for the outcomes of a round.
+    async fn settle(&self, sent: Sent, outcomes: &mut [Outcome]) {
+        let told = join_all(sent.receipts).await;
+        for (&index, outcome) in sent.indices.iter().zip(told) {
             outcomes[index] = outcome;
         }
-        self.repeat_behind_unknown(&indices, outcomes);
+        self.repeat_behind_unknown(&sent.indices, outcomes);
     }
 
     /// Where several messages of a key are on their way, one may have arrived while that of an earlier
@@ -194,8 +243,6 @@ mod tests {
     use std::collections::HashMap;
     use std::sync::Mutex;
     use std::time::{Duration, SystemTime};
-
-    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::Message;
@@ -250,11 +297,11 @@ mod tests {
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
-            self.0.publisher().got.lock().unwrap().join(" ")
+            self.0.carrier().got.lock().unwrap().join(" ")
         }
 
         fn reply(&self, name: &str, outcome: Outcome) {
-            let reply = self.0.publisher().replies.lock().unwrap().remove(name);
+            let reply = self.0.carrier().replies.lock().unwrap().remove(name);
             reply.unwrap().send(outcome).unwrap();
         }
     }

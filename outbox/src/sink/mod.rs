@@ -2,23 +2,50 @@
 //!
 //! A [`Sink`] knows messages, and nothing of stores.
 
+#[cfg(any(feature = "kinesis", feature = "pubsub", feature = "sqs"))]
+mod cloud;
 mod config_error;
 mod failures;
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+#[cfg(any(
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
 mod in_order;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kinesis")]
+mod kinesis;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "pubsub")]
+mod pubsub;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
 mod router;
 mod sink_fn;
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+#[cfg(feature = "sqs")]
+mod sqs;
+#[cfg(any(
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
 mod template;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod tls;
-#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+#[cfg(any(
+    feature = "kafka",
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
 mod turns;
 
 use std::fmt;
@@ -37,12 +64,18 @@ pub use self::kafka::{
     KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSasl, KafkaSink, KafkaSinkBuilder,
     KafkaTls, KafkaToken,
 };
+#[cfg(feature = "kinesis")]
+pub use self::kinesis::{KinesisFormat, KinesisSink, KinesisSinkBuilder};
 #[cfg(feature = "nats")]
 pub use self::nats::{NatsSink, NatsSinkBuilder};
+#[cfg(feature = "pubsub")]
+pub use self::pubsub::{PubSubSink, PubSubSinkBuilder};
 #[cfg(feature = "rabbitmq")]
 pub use self::rabbitmq::{RabbitMqSink, RabbitMqSinkBuilder};
 pub use self::router::{Router, RouterBuilder};
 pub use self::sink_fn::{SinkFn, sink_fn};
+#[cfg(feature = "sqs")]
+pub use self::sqs::{SqsSink, SqsSinkBuilder};
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 pub use self::tls::SinkTls;
 

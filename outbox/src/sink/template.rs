@@ -24,7 +24,7 @@ enum Part {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+enum Place {
     Topic,
     Key,
     EventType,
@@ -66,6 +66,24 @@ impl Template {
         })
     }
 
+    /// One that takes the topic alone: for names of which the sink keeps something each. Topics are few.
+    #[cfg(any(
+        test,
+        feature = "kinesis",
+        feature = "pubsub",
+        feature = "rabbitmq",
+        feature = "sqs"
+    ))]
+    pub(super) fn of_topic(what: &str, text: &str) -> Result<Self, SinkConfigError> {
+        let template = Self::parse(what, text)?;
+        if template.takes(Place::Key) || template.takes(Place::EventType) {
+            return Err(SinkConfigError::new(format!(
+                "the {what} {text:?} can be named after {{topic}} alone"
+            )));
+        }
+        Ok(template)
+    }
+
     /// The name for a message, or why there is none.
     pub(super) fn fill(&self, message: &Message) -> Result<String, String> {
         let mut name = String::new();
@@ -96,8 +114,14 @@ impl Template {
     }
 
     /// Whether anything of this is taken.
-    #[cfg(any(test, feature = "rabbitmq"))]
-    pub(super) fn takes(&self, place: Place) -> bool {
+    #[cfg(any(
+        test,
+        feature = "kinesis",
+        feature = "pubsub",
+        feature = "rabbitmq",
+        feature = "sqs"
+    ))]
+    fn takes(&self, place: Place) -> bool {
         self.parts.contains(&Part::Place(place))
     }
 
@@ -165,6 +189,15 @@ mod tests {
                 error.contains(reason) && error.contains("routing key"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_restricted_to_the_topic() {
+        assert!(Template::of_topic("queue", "shop-{topic}.fifo").is_ok());
+        for template in ["{topic}-{key}", "{event_type}"] {
+            let error = Template::of_topic("queue", template).unwrap_err();
+            assert!(error.to_string().contains("{topic} alone"), "{error}");
         }
     }
 

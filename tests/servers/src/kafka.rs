@@ -10,21 +10,14 @@ mod secured;
 pub mod jars;
 
 use self::node::Plan;
-use crate::process::{self, Orphaned};
-use crate::{port, program};
+use crate::maven::{class_path, java};
+use crate::{port, process};
 use anyhow::Result;
-use std::path::Path;
 use std::process::Command;
 
 pub use self::cluster::Cluster;
 pub use self::node::Node;
 pub use self::secured::{Identity, Listener, Secured};
-
-/// The Debian package with Java.
-pub const JAVA_PACKAGE: &str = "openjdk-17-jre-headless";
-
-/// The oldest Java that Kafka's broker runs on.
-pub const JAVA_VERSION: u32 = 17;
 
 /// The options of Java for a server that has the machine to itself.
 const JAVA: [&str; 2] = ["-Xms512m", "-Xmx512m"];
@@ -41,15 +34,6 @@ pub fn tool(class: &str) -> Result<Command> {
     class_path(&mut command, &jars::fetch()?);
     command.arg(class);
     Ok(command)
-}
-
-fn java() -> Result<Command> {
-    let java = program::require("java", JAVA_PACKAGE)?;
-    Ok(process::command(java, Orphaned::Kill))
-}
-
-fn class_path(command: &mut Command, jars: &Path) {
-    command.arg("-cp").arg(jars.join("*"));
 }
 
 /// A Kafka of one's own, on 127.0.0.1. Dropping it ends it and removes its data.

@@ -1,6 +1,8 @@
-//! Brokers other than Kafka: what arrived there, and runs from PostgreSQL to them.
+//! Brokers and services other than Kafka: what arrived there, and runs from PostgreSQL to them.
 
+pub mod aws;
 pub mod nats;
+pub mod pubsub;
 pub mod rabbitmq;
 
 use std::time::{Duration, Instant};

@@ -85,6 +85,6 @@ impl Sink for NatsSink {
 
     /// Connects if it is not connected, and asks whether JetStream is there, as far as the user may ask that.
     async fn check(&self) -> Result<(), SinkError> {
-        self.sender.publisher().check().await
+        self.sender.carrier().check().await
     }
 }

@@ -7,7 +7,7 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 
 use super::super::in_order::InOrder;
-use super::super::template::{Place, Template};
+use super::super::template::Template;
 use super::super::{SinkConfigError, SinkTls};
 use super::RabbitMqSink;
 use super::connection::{Link, Settings};
@@ -116,13 +116,7 @@ impl RabbitMqSinkBuilder {
         if self.in_flight_per_key == 0 {
             return wrong("with 0 messages of a key in flight none would be sent; give at least 1");
         }
-        let exchange = Template::parse("exchange", &self.exchange)?;
-        if exchange.takes(Place::Key) || exchange.takes(Place::EventType) {
-            // A channel is kept for each exchange, and topics are few.
-            return wrong(
-                "an exchange can be named after {topic} alone; put the rest into the routing key",
-            );
-        }
+        let exchange = Template::of_topic("exchange", &self.exchange)?;
         let mut uri = parse(&self.url)?;
         let tls = match (&uri.scheme, self.tls) {
             (AMQPScheme::AMQP, Some(_)) => {
@@ -259,7 +253,7 @@ mod tests {
     fn silence_is_noticed_soon_unless_somebody_wants_otherwise() {
         let heartbeat = |url: &str| {
             let sink = RabbitMqSink::builder(url).build().unwrap();
-            sink.sender.publisher().settings().uri.query.heartbeat
+            sink.sender.carrier().settings().uri.query.heartbeat
         };
         assert_eq!(heartbeat(URL), Some(HEARTBEAT));
         assert_eq!(heartbeat(&format!("{URL}?heartbeat=30")), Some(30));

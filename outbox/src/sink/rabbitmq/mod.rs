@@ -87,6 +87,6 @@ impl Sink for RabbitMqSink {
     /// Connects if it is not connected, and looks whether the exchange is there and the broker takes
     /// messages.
     async fn check(&self) -> Result<(), SinkError> {
-        self.sender.publisher().check().await
+        self.sender.carrier().check().await
     }
 }

@@ -1,6 +1,7 @@
 //! One node, which is a broker and a controller: its files, and the process that works on them.
 
-use super::{class_path, jars, java, metadata, properties, tool};
+use super::{jars, metadata, properties, tool};
+use crate::maven::{class_path, java};
 use crate::process::{self, Process, Signal};
 use crate::workdir::Workdir;
 use crate::{log, wait};

@@ -1,0 +1,18 @@
+//! What the sinks for services in the cloud share: messages become entries of requests.
+
+#[cfg(any(feature = "kinesis", feature = "sqs"))]
+pub(super) mod aws;
+pub(super) mod key;
+pub(super) mod requests;
+pub(super) mod url;
+
+use super::SinkConfigError;
+use super::template::Template;
+
+/// The names of queues, streams or topics, which are never empty.
+pub(super) fn names(what: &str, text: &str) -> Result<Template, SinkConfigError> {
+    match text.is_empty() {
+        true => Err(SinkConfigError::new(format!("the {what} has no name"))),
+        false => Template::of_topic(what, text),
+    }
+}

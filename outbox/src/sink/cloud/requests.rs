@@ -1,0 +1,315 @@
+//! Requests to a service that answers for each message, or for all of a request.
+//!
+//! Such services take requests at the same time, in any order, and refuse one message of a request while they
+//! take the others. So a request is made of a round (`in_order`): it has one message of a key, or all that come
+//! in a batch if the service's client keeps these in order itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use tokio::sync::Semaphore;
+
+use super::super::in_order::{Carrier, Item, Receipt};
+use super::super::{Outcome, SinkError, SinkErrorKind};
+use crate::Message;
+
+/// How many requests are on their way at a time.
+const AT_A_TIME: usize = 16;
+
+/// A service that takes requests.
+pub(in super::super) trait Service: Send + Sync + 'static {
+    /// A message as the service takes it.
+    type Entry: Send + Sync + 'static;
+
+    /// How much a request may hold.
+    const MOST: Most;
+
+    /// The queue, stream or topic of a message.
+    fn target(&self, message: &Message) -> Result<String, SinkError>;
+
+    /// The entry of a message, or why the service would never take it.
+    fn entry(&self, message: &Message) -> Result<Self::Entry, SinkError>;
+
+    /// What the service counts against [`Most::bytes`].
+    fn bytes(entry: &Self::Entry) -> usize;
+
+    /// Sends one request: an outcome an entry, or what concerns all of them.
+    fn deliver(
+        &self,
+        target: &str,
+        entries: &[Self::Entry],
+    ) -> impl Future<Output = Result<Vec<Outcome>, SinkError>> + Send;
+}
+
+/// How much a request may hold. A single entry always has a request.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Most {
+    pub(in super::super) entries: usize,
+    pub(in super::super) bytes: usize,
+}
+
+/// The way to a service.
+pub(in super::super) struct Requests<S> {
+    service: S,
+    permits: Semaphore,
+    timeout: Duration,
+}
+
+/// Messages that go together.
+struct Request<E> {
+    target: String,
+    items: Vec<Item>,
+    entries: Vec<E>,
+    bytes: usize,
+}
+
+impl<S: Service> Requests<S> {
+    /// `timeout`: for one request.
+    pub(in super::super) fn new(service: S, timeout: Duration) -> Self {
+        Self {
+            service,
+            permits: Semaphore::new(AT_A_TIME),
+            timeout,
+        }
+    }
+
+    pub(in super::super) fn service(&self) -> &S {
+        &self.service
+    }
+
+    fn read(&self, message: &Message) -> Result<(String, S::Entry), SinkError> {
+        Ok((self.service.target(message)?, self.service.entry(message)?))
+    }
+
+    /// The outcomes of a request's messages, all noted.
+    async fn send(
+        self: Arc<Self>,
+        mut request: Request<S::Entry>,
+        deadline: Instant,
+    ) -> Arc<[Outcome]> {
+        let permit = tokio::time::timeout_at(deadline.into(), self.permits.acquire()).await;
+        // Something may have failed while this one waited.
+        let mut outcomes: Vec<Outcome> = request
+            .items
+            .iter()
+            .map(|item| item.may_go(deadline))
+            .collect();
+        let mut may_go = outcomes.iter().map(Result::is_ok);
+        request.entries.retain(|_| may_go.next() == Some(true));
+        let told = self.deliver(&request.target, &request.entries);
+        let told = tokio::time::timeout(self.timeout, told).await;
+        let mut told = told.unwrap_or_else(|_| {
+            let (target, timeout) = (&request.target, self.timeout);
+            let slow = SinkError::unavailable(format!("{target:?}: no answer within {timeout:?}"));
+            vec![Err(slow); request.entries.len()]
+        });
+        let mut told = told.drain(..);
+        for (item, outcome) in request.items.iter().zip(&mut outcomes) {
+            if outcome.is_ok() {
+                // There are as many as there are entries.
+                let silent = || Err(SinkError::unavailable("the service did not answer"));
+                *outcome = told.next().unwrap_or_else(silent);
+            }
+            *outcome = item.noted(outcome.clone());
+        }
+        // What waits for it must know what failed.
+        drop(permit);
+        outcomes.into()
+    }
+
+    /// When a request is refused as a whole, it is halved until it is known which message was meant.
+    fn deliver<'s>(
+        &'s self,
+        target: &'s str,
+        entries: &'s [S::Entry],
+    ) -> BoxFuture<'s, Vec<Outcome>> {
+        async move {
+            if entries.is_empty() {
+                return Vec::new();
+            }
+            match self.service.deliver(target, entries).await {
+                Ok(mut outcomes) => {
+                    // A service that forgets to answer has not said that it has the message.
+                    let silent = SinkError::unavailable(format!("{target:?}: no answer"));
+                    outcomes.resize(entries.len(), Err(silent));
+                    outcomes
+                }
+                Err(error) if error.kind() == SinkErrorKind::Rejected && entries.len() > 1 => {
+                    let (first, second) = entries.split_at(entries.len() / 2);
+                    let mut outcomes = self.deliver(target, first).await;
+                    outcomes.extend(self.deliver(target, second).await);
+                    outcomes
+                }
+                Err(error) => vec![Err(error); entries.len()],
+            }
+        }
+        .boxed()
+    }
+}
+
+impl<S: Service> Carrier for Requests<S> {
+    async fn hand_over(self: Arc<Self>, round: Vec<Item>, deadline: Instant) -> Vec<Receipt> {
+        let mut requests = Vec::new();
+        let mut places = Vec::with_capacity(round.len());
+        for item in round {
+            let read = item
+                .may_go(deadline)
+                .and_then(|()| self.read(&item.message));
+            places.push(match read {
+                Ok((target, entry)) => Ok(pack::<S>(&mut requests, target, item, entry)),
+                Err(error) => Err(item.refused(error)),
+            });
+        }
+        let requests: Vec<_> = requests
+            .into_iter()
+            .map(|request| self.clone().send(request, deadline).boxed().shared())
+            .collect();
+        let receipt = |place: Result<Place, Receipt>| match place {
+            Ok(Place { request, index }) => {
+                let outcomes = requests[request].clone();
+                async move { outcomes.await[index].clone() }.boxed()
+            }
+            Err(told) => told,
+        };
+        places.into_iter().map(receipt).collect()
+    }
+}
+
+/// Where a message is.
+struct Place {
+    request: usize,
+    index: usize,
+}
+
+/// Puts an entry into the last request of its target, or into a new one.
+fn pack<S: Service>(
+    requests: &mut Vec<Request<S::Entry>>,
+    target: String,
+    item: Item,
+    entry: S::Entry,
+) -> Place {
+    let bytes = S::bytes(&entry);
+    let last = requests
+        .iter()
+        .rposition(|request| request.target == target)
+        .filter(|&last| {
+            let last = &requests[last];
+            last.entries.len() < S::MOST.entries
+                && last.bytes.saturating_add(bytes) <= S::MOST.bytes
+        });
+    let request = last.unwrap_or_else(|| {
+        requests.push(Request {
+            target,
+            items: Vec::new(),
+            entries: Vec::new(),
+            bytes: 0,
+        });
+        requests.len() - 1
+    });
+    let last = &mut requests[request];
+    last.items.push(item);
+    last.entries.push(entry);
+    last.bytes += bytes;
+    Place {
+        request,
+        index: last.items.len() - 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+    use std::time::SystemTime;
+
+    use super::super::super::in_order::InOrder;
+    use super::*;
+    use crate::store::{Position, StoredMessage};
+
+    /// Takes three entries a request, and refuses a request as a whole for one that begins with `x`. Of entries
+    /// that begin with `-` it says nothing.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<String>>);
+
+    impl Service for Recorder {
+        type Entry = String;
+
+        const MOST: Most = Most {
+            entries: 3,
+            bytes: 10,
+        };
+
+        fn target(&self, message: &Message) -> Result<String, SinkError> {
+            Ok(message.topic().to_owned())
+        }
+
+        fn entry(&self, message: &Message) -> Result<String, SinkError> {
+            match String::from_utf8_lossy(message.payload().unwrap_or_default()) {
+                text if text.len() > 10 => Err(SinkError::rejected("too large")),
+                text => Ok(text.into_owned()),
+            }
+        }
+
+        fn bytes(entry: &String) -> usize {
+            entry.len()
+        }
+
+        async fn deliver(&self, _: &str, entries: &[String]) -> Result<Vec<Outcome>, SinkError> {
+            let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            requests.push(entries.join(" "));
+            match entries.iter().any(|entry| entry.starts_with('x')) {
+                true => Err(SinkError::rejected("no")),
+                false => {
+                    let told = entries.iter().take_while(|entry| !entry.starts_with('-'));
+                    Ok(told.map(|_| Ok(())).collect())
+                }
+            }
+        }
+    }
+
+    /// `t:a1`: a topic and a payload, whose first two letters are the key.
+    async fn send(messages: &str) -> (Vec<Option<SinkErrorKind>>, Vec<String>) {
+        let stored = |text: &str| {
+            let (topic, payload) = text.split_once(':').unwrap();
+            StoredMessage {
+                position: Position { lane: 0, id: 0 },
+                message: Message::new(topic)
+                    .with_key(&payload[..2])
+                    .with_payload(payload),
+                created_at: SystemTime::UNIX_EPOCH,
+                defect: None,
+            }
+        };
+        let batch: Vec<_> = messages.split(' ').map(stored).collect();
+        let timeout = Duration::from_secs(60);
+        let sender = InOrder::new(Requests::new(Recorder::default(), timeout), 1);
+        let outcomes = sender.send(&batch, Instant::now() + timeout).await.await;
+        let kind = |outcome: Outcome| outcome.err().map(|error| error.kind());
+        let requests = sender.carrier().service().0.lock().unwrap().clone();
+        (outcomes.into_iter().map(kind).collect(), requests)
+    }
+
+    #[tokio::test]
+    async fn a_request_has_messages_of_one_target_and_as_many_as_it_takes() {
+        let (outcomes, requests) = send("t:aa u:bb t:cc t:dd t:ee t:ffffffffff t:aa").await;
+        assert_eq!(outcomes, [None; 7]);
+        assert_eq!(requests, ["aa cc dd", "bb", "ee", "ffffffffff", "aa"]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_request_is_halved_until_it_is_known_which_message_was_meant() {
+        let (outcomes, requests) = send("t:aa t:xx t:cc t:xx t:bbbbbbbbbbb").await;
+        let (rejected, skipped) = (SinkErrorKind::Rejected, SinkErrorKind::Skipped);
+        assert_eq!(
+            outcomes,
+            [None, Some(rejected), None, Some(skipped), Some(rejected)]
+        );
+        assert_eq!(requests, ["aa xx cc", "aa", "xx cc", "xx", "cc"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_answered_is_not_delivered() {
+        let (outcomes, _) = send("t:aa t:--").await;
+        assert_eq!(outcomes, [None, Some(SinkErrorKind::Unavailable)]);
+    }
+}

@@ -1,0 +1,258 @@
+//! The sink for Google Cloud Pub/Sub, on Google's client.
+
+mod config;
+mod entry;
+mod outcome;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::client::{BasePublisher, TopicAdmin};
+
+use self::entry::Entry;
+use super::cloud::requests::{Most, Requests, Service};
+use super::in_order::InOrder;
+use super::template::Template;
+use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
+use crate::Message;
+use crate::store::StoredMessage;
+
+pub use self::config::PubSubSinkBuilder;
+
+/// Sends messages to topics of Google Cloud Pub/Sub.
+///
+/// A message of the topic `orders` goes to the topic `orders` of the project; other names are set by
+/// [`topic`](PubSubSinkBuilder::topic).
+///
+/// ```no_run
+/// use outbox::sink::PubSubSink;
+///
+/// # async fn run() -> Result<(), outbox::sink::SinkConfigError> {
+/// // By the application default credentials.
+/// let sink = PubSubSink::builder("my-project").topic("shop-{topic}").build().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What a consumer gets
+///
+/// | of the message | in Pub/Sub |
+/// |---|---|
+/// | payload | the data |
+/// | tombstone | no data, and the attribute `outbox-tombstone` |
+/// | id | the attribute `outbox-id` |
+/// | event type | the attribute `outbox-type` |
+/// | key | the attribute `outbox-key`; in base64 if it is not UTF-8, and then `outbox-base64` = `outbox-key` |
+/// | ordering key | the ordering key: the key, or `base64:…` (URL-safe) if it is not text, or `hash:…` if it has more than 1,024 bytes; `partition:N` for an explicit partition |
+/// | headers | attributes of their names |
+///
+/// Pub/Sub takes 100 attributes a message, with names of 256 bytes that don't begin with `goog`, and with text
+/// of 1,024 bytes. If not all headers can be attributes, or one is there twice, those that can are, and the
+/// attribute `outbox-headers` has *all* of them in order, as JSON in the form of the column `headers`. A value
+/// of the outbox that is too long goes on in attributes that are called `-1`, `-2` and so on behind its name.
+///
+/// # Order and duplicates
+///
+/// Messages with a key have an ordering key, and are sent one request after the other; a request is taken as
+/// a whole, or not at all. A subscription gives them in this order if it was made with
+/// `enable_message_ordering`, and they were published in one region: with several regions of runners, give
+/// them all one [`endpoint`](PubSubSinkBuilder::endpoint), as `https://europe-west3-pubsub.googleapis.com`.
+///
+/// A message may come again when its outcome was not known: with the same `outbox-id`, and in order, unless
+/// a request arrived after it had timed out; then it can come again behind later ones. A subscription with
+/// exactly-once delivery does not change that: to Pub/Sub it is another message.
+///
+/// # Errors
+///
+/// - *Unavailable*: Pub/Sub is away, slow or out of quota, or refuses the credentials, or there are none.
+/// - *Topic unavailable*: it does not exist, or may not be published to.
+/// - *Rejected*: a message that with its attributes has more than 10,000,000 bytes is refused before it is
+///   sent, or one with too many attributes; what Pub/Sub refuses, such as what does not fit the topic's schema.
+/// - *Fatal*: none. What is wrong with the settings is told by [`PubSubSinkBuilder::build`].
+///
+/// # Rights
+///
+/// `pubsub.topics.publish`, as in the role `roles/pubsub.publisher`; and `pubsub.topics.get` for
+/// [`check`](Sink::check), which is content without it.
+pub struct PubSubSink {
+    sender: InOrder<Requests<Topics>>,
+    delivery_timeout: Duration,
+}
+
+impl PubSubSink {
+    /// A sink for the topics of this project.
+    pub fn builder(project: impl Into<String>) -> PubSubSinkBuilder {
+        PubSubSinkBuilder::new(project.into())
+    }
+
+    /// A sink from a URL, `pubsub://PROJECT`, with these parameters:
+    ///
+    /// - `topic`: see [`topic`](PubSubSinkBuilder::topic),
+    /// - `endpoint`: see [`endpoint`](PubSubSinkBuilder::endpoint),
+    /// - `emulator`: see [`emulator`](PubSubSinkBuilder::emulator).
+    ///
+    /// ```
+    /// use outbox::sink::PubSubSink;
+    ///
+    /// let builder = PubSubSink::from_url("pubsub://my-project?topic=shop-{topic}")?;
+    /// let error = PubSubSink::from_url("pubsub://").unwrap_err();
+    /// assert_eq!(error.to_string(), "pubsub: no project; give one, as in pubsub://PROJECT");
+    /// # Ok::<(), outbox::sink::SinkConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If it is not such a URL, or a parameter is not known.
+    pub fn from_url(url: &str) -> Result<PubSubSinkBuilder, super::SinkConfigError> {
+        PubSubSinkBuilder::from_url(url)
+    }
+}
+
+impl fmt::Debug for PubSubSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PubSubSink")
+            .field("project", &self.sender.carrier().service().project)
+            .field("topics", &self.sender.carrier().service().names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sink for PubSubSink {
+    async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        self.sender.send(batch, deadline).await
+    }
+
+    fn delivery_timeout(&self) -> Duration {
+        self.delivery_timeout
+    }
+
+    fn system(&self) -> &'static str {
+        "gcp_pubsub"
+    }
+
+    /// Asks Pub/Sub for the topics that messages were sent to. Before the first, for one that need not exist:
+    /// so that credentials that are missing or refused are told.
+    async fn check(&self) -> Result<(), SinkError> {
+        let check = self.sender.carrier().service().check();
+        let limit = self.delivery_timeout;
+        tokio::time::timeout(limit, check)
+            .await
+            .unwrap_or_else(|_| {
+                Err(SinkError::unavailable(format!(
+                    "Pub/Sub did not answer within {limit:?}"
+                )))
+            })
+    }
+}
+
+struct Topics {
+    publisher: BasePublisher,
+    admin: TopicAdmin,
+    project: String,
+    names: Template,
+    /// Those that messages were sent to.
+    known: Mutex<HashSet<String>>,
+}
+
+impl Topics {
+    /// The full name of a topic.
+    fn topic(&self, name: &str) -> String {
+        format!("projects/{}/topics/{name}", self.project)
+    }
+
+    /// Sends messages in requests of so many. Those of an ordering key go in order, and none of them after one
+    /// that failed.
+    async fn publish(&self, topic: &str, entries: &[&Entry], at_most: u32) -> Vec<Outcome> {
+        // A publisher of its own: it remembers each key for as long as it lives, and whether it failed.
+        let publisher = self.publisher.publisher(topic);
+        let publisher = publisher
+            .set_message_count_threshold(at_most)
+            .set_byte_threshold(entry::MOST_BYTES_OF_A_REQUEST)
+            .build();
+        let published: Vec<_> = entries
+            .iter()
+            .map(|entry| publisher.publish(entry.message.clone()))
+            .collect();
+        // It has got all: nothing more is waited for.
+        drop(publisher);
+        let published = join_all(published).await.into_iter();
+        published
+            .map(|result| result.map(drop).map_err(|e| outcome::failure(&e, topic)))
+            .collect()
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        let mut topics: Vec<String> = self.lock().iter().cloned().collect();
+        let is_probe = topics.is_empty();
+        if is_probe {
+            topics.push(self.topic("outbox-check"));
+        }
+        for topic in topics {
+            let Err(error) = self.admin.get_topic().set_topic(&topic).send().await else {
+                continue;
+            };
+            match error.status().map(|status| status.code) {
+                // Who may publish need not have the right to look.
+                Some(Code::PermissionDenied) => {}
+                Some(Code::NotFound) if is_probe => {}
+                _ => return Err(outcome::of_rpc(&error, &topic)),
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service for Topics {
+    type Entry = Entry;
+
+    /// Google's client makes requests of its own of what it is given.
+    const MOST: Most = Most {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    fn target(&self, message: &Message) -> Result<String, SinkError> {
+        let name = self.names.fill(message).map_err(SinkError::rejected)?;
+        Ok(self.topic(&name))
+    }
+
+    fn entry(&self, message: &Message) -> Result<Entry, SinkError> {
+        Entry::new(message)
+    }
+
+    fn bytes(entry: &Entry) -> usize {
+        entry.bytes
+    }
+
+    async fn deliver(&self, topic: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
+        let all: Vec<&Entry> = entries.iter().collect();
+        let mut outcomes = self.publish(topic, &all, entry::MOST_OF_A_REQUEST).await;
+        if outcomes.iter().any(Result::is_ok) && !self.lock().contains(topic) {
+            self.lock().insert(topic.to_owned());
+        }
+        // A request is refused as a whole: which message was meant is seen when each goes alone.
+        let is_refused = |outcome: &Outcome| {
+            let kind = outcome.as_ref().err().map(SinkError::kind);
+            kind == Some(SinkErrorKind::Rejected)
+        };
+        let refused: Vec<usize> = (0..entries.len())
+            .filter(|&index| outcomes.get(index).is_some_and(is_refused))
+            .collect();
+        if !refused.is_empty() {
+            let again: Vec<&Entry> = refused.iter().map(|&index| &entries[index]).collect();
+            let again = self.publish(topic, &again, 1).await;
+            for (index, outcome) in refused.into_iter().zip(again) {
+                outcomes[index] = outcome;
+            }
+        }
+        Ok(outcomes)
+    }
+}

@@ -1,0 +1,132 @@
+//! Kinesis, and what credentials are refused, as moto plays AWS: a private one on a free port, in a Python environment of its own.
+
+use crate::process::{self, Orphaned, Process, Signal};
+use crate::workdir::Workdir;
+use crate::{cache, log, port, program, wait};
+use anyhow::{Context, Result, bail};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The version of moto.
+pub const VERSION: &str = "5.2.5";
+
+/// The Debian package by which Python makes environments.
+pub const PACKAGE: &str = "python3-venv";
+
+/// Serves moto.
+const PROGRAM: &str = include_str!("aws/main.py");
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(5);
+
+/// The directory with the environment. Makes it (100 MB) when it is not in the cache.
+///
+/// # Errors
+///
+/// When Python is missing or fails: with the end of what it wrote.
+pub fn fetch() -> Result<PathBuf> {
+    cache::directory_or(&format!("moto-{VERSION}"), install)
+        .with_context(|| format!("cannot install moto {VERSION}"))
+}
+
+fn install(directory: &Path) -> Result<PathBuf> {
+    let python = program::require("python3", PACKAGE)?;
+    eprintln!("installing moto {VERSION}");
+    let environment = directory.join("environment");
+    let log = directory.join("pip.log");
+    let mut command = process::command(&python, Orphaned::Kill);
+    command.args(["-m", "venv"]).arg(&environment);
+    process::run_logged(command, "python3 -m venv", &log)?;
+    // By `python -m`, since programs in an environment know the place where it was made.
+    let mut command = process::command(environment.join("bin/python"), Orphaned::Kill);
+    command.args(["-m", "pip", "install", "--quiet", "--no-compile"]);
+    command.arg(format!("moto[server,sqs,kinesis]=={VERSION}"));
+    process::run_logged(command, "pip install", &log)?;
+    Ok(environment)
+}
+
+/// Whether environments can be made: Debian has `python3` without what it takes.
+#[must_use]
+pub fn is_possible() -> bool {
+    let python = std::process::Command::new("python3")
+        .args(["-c", "import ensurepip, venv"])
+        .output();
+    python.is_ok_and(|output| output.status.success())
+}
+
+/// SQS and Kinesis of one's own, on 127.0.0.1. Dropping it stops them, and nothing of them is left.
+#[derive(Debug)]
+pub struct Aws {
+    process: Process,
+    _workdir: Workdir,
+    address: SocketAddr,
+}
+
+impl Aws {
+    /// Starts them.
+    ///
+    /// # Errors
+    ///
+    /// When moto can't be had, or does not start: with the end of its log.
+    pub fn start() -> Result<Self> {
+        port::with_free(|[port]| Self::serve(port))
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether they run.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses to tell.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+
+    /// Stops them.
+    ///
+    /// # Errors
+    ///
+    /// When they live on.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.stop(Signal::TERM, STOP)
+    }
+
+    fn serve(port: u16) -> Result<Self> {
+        let workdir = Workdir::new("aws")?;
+        let log = workdir.join("moto.log");
+        let mut command = process::command(fetch()?.join("bin/python"), Orphaned::Kill);
+        command.args(["-c", PROGRAM, &port.to_string()]);
+        command.current_dir(workdir.path());
+        process::log_to(&mut command, &log)?;
+        let mut process = Process::start(command)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let ready = wait::poll_unless_interrupted(START, || {
+            if let Some(status) = process.ended()? {
+                bail!("it ended: {status}");
+            }
+            Ok(TcpStream::connect(address).ok().map(drop))
+        });
+        ready
+            .and_then(|ready| ready.context("it takes no connections"))
+            .with_context(|| format!("moto does not start; {}", log::tail(&log)))?;
+        Ok(Self {
+            process,
+            _workdir: workdir,
+            address,
+        })
+    }
+}
+
+impl Drop for Aws {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("moto: {error:#}");
+        }
+    }
+}
