@@ -128,7 +128,7 @@ fn drain(options: &Options, case: &Case) -> Result<Cost> {
         // Its snapshot is older than what will be deleted.
         reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM outbox")?;
     }
-    database.fill(&topic, &case.backlog)?;
+    database.fill("outbox", &topic, &case.backlog)?;
     let wal = database.wal_bytes()?;
     let begin = Instant::now();
     let start = |_| {

@@ -1,7 +1,6 @@
 //! How fast a backlog is delivered, from the table to the broker's acknowledgement.
 
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,10 +18,14 @@ use super::Options;
 use super::kafka::{self, Producer};
 use super::peers;
 use super::report::Report;
-use super::stage::{Backlog, Database, Servers};
+use super::stage::{Backlog, Database, Servers, wait_until_empty};
 
 /// Where the program of `bench/peers` is.
 const PEERS: &str = "OUTBOX_BENCH_PEERS";
+
+/// Tables of the loops that are written by hand, and how they are made.
+const PLAIN: (&str, &str) = (peers::PLAIN_TABLE, "plain_outbox");
+const STATUS: (&str, &str) = (peers::STATUS_TABLE, "status_outbox");
 
 /// Drains a backlog of so many messages, and tells how many a second.
 pub(crate) type Work = fn(&Servers, usize) -> Result<f64>;
@@ -74,6 +77,10 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         true => (&[100_000], 3),
         false => (&[100_000, 1_000_000], 5),
     };
+    let sizes = match &options.messages[..] {
+        [] => sizes,
+        wanted => wanted,
+    };
     for &messages in sizes {
         let title = format!("drain a backlog of {messages}");
         compare(options, title, &CONTENDERS, messages, repeats, report)?;
@@ -120,101 +127,50 @@ fn compare(
     Ok(())
 }
 
-struct Stage {
-    database: Database,
-    topic: String,
-    runtime: Runtime,
-    messages: usize,
+/// Two threads, as the machine has processors in general.
+fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
 }
 
-impl Stage {
-    fn new(servers: &Servers, messages: usize) -> Result<Self> {
-        let database = Database::create(servers)?;
-        let topic = kafka::create_topic(&servers.brokers)?;
-        database.fill(&topic, &Backlog::of(messages))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()?;
-        Ok(Self {
-            database,
-            topic,
-            runtime,
-            messages,
-        })
-    }
+fn rate(messages: usize, begin: Instant) -> f64 {
+    messages as f64 / begin.elapsed().as_secs_f64()
+}
 
-    fn rate(&self, begin: Instant) -> f64 {
-        self.messages as f64 / begin.elapsed().as_secs_f64()
-    }
-
-    /// Runs until the table is empty.
-    fn outbox(&self, sink: KafkaSink, meter: Option<Meter>) -> Result<f64> {
-        let store = PostgresStore::new(&self.database.url)?;
-        let mut runner = Runner::builder(store, sink);
-        if let Some(meter) = meter {
-            runner = runner.meter(meter);
-        }
-        let runner = runner.build()?;
-        let begin = Instant::now();
-        self.runtime.block_on(async {
-            let client = peers::connect(&self.database.url).await?;
-            let empty = async {
-                // With an index scan that ends at the first row, so that it costs nothing.
-                let probe = "SELECT 1 FROM outbox LIMIT 1";
-                while matches!(client.query_opt(probe, &[]).await, Ok(Some(_))) {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            let rate = OnceLock::new();
-            runner
-                .run_until(async {
-                    empty.await;
-                    // Stopping is no part of it.
-                    rate.get_or_init(|| self.rate(begin));
-                })
-                .await?;
-            rate.into_inner().context("the backlog was not drained")
-        })
-    }
+/// A loop that somebody wrote by hand, on a table of its own.
+fn by_hand(
+    servers: &Servers,
+    messages: usize,
+    (create, table): (&str, &str),
+    drain: impl AsyncFnOnce(&str, &mut Producer) -> Result<()>,
+) -> Result<f64> {
+    let database = Database::create(servers)?;
+    database.connect()?.batch_execute(create)?;
+    let topic = kafka::create_topic(&servers.brokers)?;
+    database.fill(table, &topic, &Backlog::of(messages))?;
+    let mut producer = Producer::new(&servers.brokers)?;
+    let runtime = runtime()?;
+    let begin = Instant::now();
+    runtime.block_on(drain(&database.url, &mut producer))?;
+    Ok(rate(messages, begin))
 }
 
 fn bare_loop(servers: &Servers, messages: usize) -> Result<f64> {
-    let stage = Stage::new(servers, messages)?;
-    let mut producer = Producer::new(&servers.brokers)?;
-    let begin = Instant::now();
-    stage
-        .runtime
-        .block_on(peers::bare_loop(&stage.database.url, &mut producer))?;
-    Ok(stage.rate(begin))
+    by_hand(servers, messages, PLAIN, peers::bare_loop)
+}
+
+fn select_and_delete(servers: &Servers, messages: usize) -> Result<f64> {
+    by_hand(servers, messages, PLAIN, peers::select_and_delete)
 }
 
 fn update_status(servers: &Servers, messages: usize) -> Result<f64> {
-    let stage = Stage::new(servers, messages)?;
-    stage
-        .database
-        .connect()?
-        .batch_execute(peers::STATUS_TABLE)?;
-    let mut producer = Producer::new(&servers.brokers)?;
-    let begin = Instant::now();
-    stage
-        .runtime
-        .block_on(peers::update_status(&stage.database.url, &mut producer))?;
-    Ok(stage.rate(begin))
+    by_hand(servers, messages, STATUS, peers::update_status)
 }
 
 fn one_by_one(servers: &Servers, messages: usize) -> Result<f64> {
-    let stage = Stage::new(servers, messages)?;
-    stage
-        .database
-        .connect()?
-        .batch_execute(peers::STATUS_TABLE)?;
-    let mut producer = Producer::new(&servers.brokers)?;
-    let begin = Instant::now();
-    stage
-        .runtime
-        .block_on(peers::one_by_one(&stage.database.url, &mut producer))?;
-    Ok(stage.rate(begin))
+    by_hand(servers, messages, STATUS, peers::one_by_one)
 }
 
 fn outbox_core(servers: &Servers, messages: usize) -> Result<f64> {
@@ -248,15 +204,6 @@ fn peer(servers: &Servers, messages: usize, settings: &[&str]) -> Result<f64> {
     Ok(rate.parse()?)
 }
 
-fn select_and_delete(servers: &Servers, messages: usize) -> Result<f64> {
-    let stage = Stage::new(servers, messages)?;
-    let begin = Instant::now();
-    stage
-        .runtime
-        .block_on(peers::select_and_delete(&stage.database.url))?;
-    Ok(stage.rate(begin))
-}
-
 fn produce(servers: &Servers, messages: usize) -> Result<f64> {
     let topic = kafka::create_topic(&servers.brokers)?;
     let mut producer = Producer::new(&servers.brokers)?;
@@ -270,42 +217,58 @@ fn produce(servers: &Servers, messages: usize) -> Result<f64> {
         )?;
     }
     producer.wait()?;
-    Ok(messages as f64 / begin.elapsed().as_secs_f64())
+    Ok(rate(messages, begin))
 }
 
 fn at_least_once(servers: &Servers, messages: usize) -> Result<f64> {
-    let stage = Stage::new(servers, messages)?;
-    let _ = &stage.topic;
-    stage.outbox(KafkaSink::builder(&servers.brokers).build()?, None)
+    let sink = KafkaSink::builder(&servers.brokers).build()?;
+    outbox(servers, messages, sink, None)
+}
+
+fn exactly_once(servers: &Servers, messages: usize) -> Result<f64> {
+    let name = Uuid::new_v4().simple().to_string();
+    let sink = KafkaSink::builder(&servers.brokers).exactly_once(name);
+    outbox(servers, messages, sink.build()?, None)
 }
 
 fn measured(servers: &Servers, messages: usize) -> Result<f64> {
     const COLLECT: Duration = Duration::from_secs(1);
-    let stage = Stage::new(servers, messages)?;
     let registry = Registry::new();
     let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
     let provider = SdkMeterProvider::builder()
         .with_reader(exporter.build()?)
         .build();
-    let collecting = stage.runtime.spawn(async move {
+    let runtime = runtime()?;
+    runtime.spawn(async move {
         loop {
             tokio::time::sleep(COLLECT).await;
             std::hint::black_box(registry.gather());
         }
     });
     let sink = KafkaSink::builder(&servers.brokers).build()?;
-    let rate = stage.outbox(sink, Some(provider.meter("outbox")));
-    collecting.abort();
-    rate
+    outbox(servers, messages, sink, Some(provider.meter("outbox")))
 }
 
-fn exactly_once(servers: &Servers, messages: usize) -> Result<f64> {
-    let stage = Stage::new(servers, messages)?;
-    let name = Uuid::new_v4().simple().to_string();
-    stage.outbox(
-        KafkaSink::builder(&servers.brokers)
-            .exactly_once(name)
-            .build()?,
-        None,
-    )
+/// Lets a runner run until the table is empty.
+fn outbox(
+    servers: &Servers,
+    messages: usize,
+    sink: KafkaSink,
+    meter: Option<Meter>,
+) -> Result<f64> {
+    let database = Database::create(servers)?;
+    let topic = kafka::create_topic(&servers.brokers)?;
+    database.fill("outbox", &topic, &Backlog::of(messages))?;
+    let mut runner = Runner::builder(PostgresStore::new(&database.url)?, sink);
+    if let Some(meter) = meter {
+        runner = runner.meter(meter);
+    }
+    let runner = runner.build()?;
+    let begin = Instant::now();
+    let runner = runner.spawn()?;
+    wait_until_empty(&database.url)?;
+    // Stopping is no part of it.
+    let rate = rate(messages, begin);
+    runner.stop()?;
+    Ok(rate)
 }

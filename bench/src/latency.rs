@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use diesel::connection::SimpleConnection as _;
-use diesel::{Connection as _, PgConnection};
+use diesel::{Connection as _, ExpressionMethods as _, PgConnection, RunQueryDsl as _};
 use outbox::runner::Runner;
 use outbox::sink::{Delivery, KafkaSink, Sink, SinkError};
 use outbox::store::{PostgresStore, StoredMessage};
@@ -19,6 +19,15 @@ use super::kafka::{self, Producer};
 use super::peers;
 use super::report::{Report, percentile};
 use super::stage::{Database, Servers, wait_until_empty};
+
+diesel::table! {
+    plain_outbox (message_id) {
+        message_id -> Uuid,
+        topic -> Text,
+        key -> Nullable<Binary>,
+        payload -> Nullable<Binary>,
+    }
+}
 
 /// So many commits a second one connection does easily.
 const PER_WRITER: u32 = 250;
@@ -84,6 +93,7 @@ fn measure(servers: &Servers, rate: u32, time: Duration, contender: Contender) -
     let (acknowledged, acknowledgements) = mpsc::channel();
     let committed = match contender {
         Contender::NotifyLoop => {
+            database.connect()?.batch_execute(peers::PLAIN_TABLE)?;
             let (stop, stopped) = oneshot::channel();
             let mut producer = Producer::new(&servers.brokers)?;
             let url = database.url.clone();
@@ -98,7 +108,7 @@ fn measure(servers: &Servers, rate: u32, time: Duration, contender: Contender) -
                 };
                 runtime.block_on(peers::notify_loop(&url, &mut producer, deliver, stopped))
             });
-            let committed = write(&database, &topic, rate, time, true)?;
+            let committed = write(&database, &topic, rate, time, insert_and_notify)?;
             // It ends when all is delivered, or has ended with an error.
             let _ = stop.send(committed.len());
             looping.join().map_err(|_| anyhow!("the loop panicked"))??;
@@ -115,7 +125,7 @@ fn measure(servers: &Servers, rate: u32, time: Duration, contender: Contender) -
                 acknowledged,
             };
             let runner = Runner::builder(store.build()?, sink).build()?.spawn()?;
-            let committed = write(&database, &topic, rate, time, false)?;
+            let committed = write(&database, &topic, rate, time, |c, m| Ok(m.publish(c)?))?;
             wait_until_empty(&database.url)?;
             runner.stop()?;
             committed
@@ -142,7 +152,7 @@ fn write(
     topic: &str,
     rate: u32,
     time: Duration,
-    notify: bool,
+    insert: fn(&mut PgConnection, &Message) -> Result<Uuid>,
 ) -> Result<Vec<(Uuid, Instant)>> {
     let writers = rate.div_ceil(PER_WRITER);
     let begin = Instant::now();
@@ -157,13 +167,7 @@ fn write(
             let message = Message::new(topic)
                 .with_key(format!("key-{}", committed.len() % 1_000))
                 .with_payload(vec![7; 256]);
-            let id = connection.transaction(|c: &mut PgConnection| -> Result<_> {
-                let id = message.publish(c)?;
-                if notify {
-                    c.batch_execute("NOTIFY somebody")?;
-                }
-                Ok(id)
-            })?;
+            let id = connection.transaction(|c| insert(c, &message))?;
             committed.push((id, Instant::now()));
         }
         Ok(committed)
@@ -181,6 +185,20 @@ fn write(
     })?;
     committed.sort_by_key(|&(_, at)| at);
     Ok(committed)
+}
+
+fn insert_and_notify(connection: &mut PgConnection, message: &Message) -> Result<Uuid> {
+    let row = (
+        plain_outbox::message_id.eq(message.id()),
+        plain_outbox::topic.eq(message.topic()),
+        plain_outbox::key.eq(message.key()),
+        plain_outbox::payload.eq(message.payload()),
+    );
+    diesel::insert_into(plain_outbox::table)
+        .values(row)
+        .execute(connection)?;
+    connection.batch_execute("NOTIFY somebody")?;
+    Ok(message.id())
 }
 
 /// Kafka's sink, and when it tells that messages have arrived.

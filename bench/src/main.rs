@@ -38,6 +38,9 @@ struct Args {
         default_value = "drain,metrics,latency,writers,cost"
     )]
     only: Vec<String>,
+    /// Drains backlogs of these sizes instead of the usual ones.
+    #[arg(long, value_delimiter = ',')]
+    messages: Vec<usize>,
     /// Runs only contenders whose names contain one of these.
     #[arg(long, value_delimiter = ';')]
     contenders: Vec<String>,
@@ -54,6 +57,7 @@ struct Args {
 struct Options {
     servers: Servers,
     quick: bool,
+    messages: Vec<usize>,
     contenders: Vec<String>,
 }
 
@@ -75,6 +79,7 @@ fn main() -> Result<()> {
             brokers: args.brokers,
         },
         quick: args.quick,
+        messages: args.messages,
         contenders: args.contenders,
     };
     let mut report = Report::default();

@@ -19,12 +19,19 @@ pub(crate) async fn connect(url: &str) -> Result<Client> {
     Ok(client)
 }
 
+/// The table that a good engineer makes for it.
+pub(crate) const PLAIN_TABLE: &str = "CREATE TABLE plain_outbox ( \
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+        message_id uuid NOT NULL DEFAULT gen_random_uuid(), \
+        topic text NOT NULL, key bytea, payload bytea, \
+        created_at timestamptz NOT NULL DEFAULT now())";
+
 /// The loop that a good engineer writes first: the oldest rows, produce, wait for all acknowledgements,
 /// delete by ids. No leases, no lanes, no bookkeeping, one instance.
 pub(crate) async fn bare_loop(url: &str, producer: &mut Producer) -> Result<()> {
     select_deliver_delete(url, |rows| {
         for row in rows {
-            producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
+            producer.send(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
         }
         producer.wait()
     })
@@ -32,7 +39,7 @@ pub(crate) async fn bare_loop(url: &str, producer: &mut Producer) -> Result<()> 
 }
 
 /// The same without a broker: what the database alone allows.
-pub(crate) async fn select_and_delete(url: &str) -> Result<()> {
+pub(crate) async fn select_and_delete(url: &str, _: &mut Producer) -> Result<()> {
     select_deliver_delete(url, |_| Ok(())).await
 }
 
@@ -70,11 +77,11 @@ pub(crate) async fn notify_loop(
     while last.is_none_or(|last| count < last) {
         let mut deliver = |rows: &[Row]| {
             for row in rows {
-                producer.send(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
+                producer.send(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
             }
             producer.wait()?;
             for row in rows {
-                delivered(row.try_get(5)?);
+                delivered(row.try_get(4)?);
             }
             Ok(())
         };
@@ -99,9 +106,8 @@ struct Batches {
 impl Batches {
     async fn new(client: &Client) -> Result<Self> {
         let select =
-            "SELECT lane, id, topic, key, payload, message_id FROM outbox ORDER BY id LIMIT $1";
-        let delete = "DELETE FROM outbox AS o USING unnest($1::int2[], $2::int8[]) AS d (lane, id) \
-             WHERE o.lane = d.lane AND o.id = d.id";
+            "SELECT id, topic, key, payload, message_id FROM plain_outbox ORDER BY id LIMIT $1";
+        let delete = "DELETE FROM plain_outbox WHERE id = ANY ($1)";
         Ok(Self {
             select: client.prepare(select).await?,
             delete: client.prepare(delete).await?,
@@ -119,12 +125,9 @@ impl Batches {
             return Ok(0);
         }
         deliver(&rows)?;
-        let (mut lanes, mut ids) = (Vec::new(), Vec::new());
-        for row in &rows {
-            lanes.push(row.try_get::<_, i16>(0)?);
-            ids.push(row.try_get::<_, i64>(1)?);
-        }
-        client.execute(&self.delete, &[&lanes, &ids]).await?;
+        let ids = rows.iter().map(|row| row.try_get::<_, i64>(0));
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        client.execute(&self.delete, &[&ids]).await?;
         Ok(rows.len())
     }
 }
@@ -176,9 +179,10 @@ const TAKE: &str = "UPDATE status_outbox SET status = 1 WHERE id IN ( \
         FOR UPDATE SKIP LOCKED) \
     RETURNING id, topic, key, payload";
 
-/// The table of that, with the messages of the outbox.
+/// The table of that.
 pub(crate) const STATUS_TABLE: &str = "CREATE TABLE status_outbox ( \
-        id bigint PRIMARY KEY, topic text NOT NULL, key bytea, payload bytea, status smallint NOT NULL); \
-    INSERT INTO status_outbox SELECT id, topic, key, payload, 0 FROM outbox ORDER BY id; \
-    CREATE INDEX ON status_outbox (id) WHERE status = 0; \
-    ANALYZE status_outbox; CHECKPOINT";
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+        topic text NOT NULL, key bytea, payload bytea, \
+        status smallint NOT NULL DEFAULT 0, \
+        created_at timestamptz NOT NULL DEFAULT now()); \
+    CREATE INDEX ON status_outbox (id) WHERE status = 0";

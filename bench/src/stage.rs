@@ -69,12 +69,12 @@ impl Database {
         Ok(PgConnection::establish(&self.url)?)
     }
 
-    /// Fills the table with messages over so many keys, whose payloads can't be compressed. `bytes` is a
+    /// Fills a table with messages over so many keys, whose payloads can't be compressed. `bytes` is a
     /// multiple of 16.
     ///
     /// Begins with a checkpoint, so that none comes in the midst of what follows: after one, the first
     /// change of each page is logged with the page. Messages are young in general when they are delivered.
-    pub(crate) fn fill(&self, topic: &str, backlog: &Backlog) -> Result<()> {
+    pub(crate) fn fill(&self, table: &str, topic: &str, backlog: &Backlog) -> Result<()> {
         let Backlog {
             messages,
             keys,
@@ -83,11 +83,12 @@ impl Database {
         let digests = bytes / 16;
         self.connect()?.batch_execute(&format!(
             "CHECKPOINT; \
-             INSERT INTO outbox (topic, key, payload) \
+             INSERT INTO {table} (topic, key, payload) \
              SELECT '{topic}', convert_to('key-' || n % {keys}, 'UTF8'), \
                 decode((SELECT string_agg(md5(n::text || d::text), '') \
                     FROM generate_series(1, {digests}) AS d), 'hex') \
-             FROM generate_series(1, {messages}) AS n"
+             FROM generate_series(1, {messages}) AS n; \
+             ANALYZE {table}"
         ))?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream::poll_fn;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio_postgres::{AsyncMessage, NoTls};
 
 /// The plans of one statement and of those that its functions executed, with what they really did.
@@ -39,10 +40,14 @@ pub struct Node {
 struct Plan {
     #[serde(rename = "Plan")]
     root: Node,
+    /// What it took to compile it, if it was.
+    #[serde(rename = "JIT")]
+    jit: Option<IgnoredAny>,
 }
 
 impl Explained {
-    /// Executes a statement, on a connection of its own to this database, by a superuser.
+    /// Executes a statement, on a connection of its own to this database, by a superuser. What may be compiled
+    /// (`jit`) is.
     ///
     /// # Errors
     ///
@@ -60,6 +65,7 @@ impl Explained {
                  SET auto_explain.log_timing = off;
                  SET auto_explain.log_nested_statements = on;
                  SET auto_explain.log_format = json;
+                 SET jit_above_cost = 0;
                  SET client_min_messages = log",
             )
             .await?;
@@ -88,12 +94,15 @@ impl Explained {
 
     /// All steps of all plans.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        let mut open: Vec<_> = self.plans.iter().map(|plan| &plan.root).collect();
-        std::iter::from_fn(move || {
-            let node = open.pop()?;
-            open.extend(&node.children);
-            Some(node)
-        })
+        self.plans.iter().flat_map(Plan::nodes)
+    }
+
+    /// Whether a plan with a table in it was compiled.
+    pub fn compiled(&self) -> bool {
+        let has_table = |plan: &Plan| plan.nodes().any(|node| node.relation.is_some());
+        self.plans
+            .iter()
+            .any(|plan| plan.jit.is_some() && has_table(plan))
     }
 
     /// How many pages the last statement touched, together with its functions.
@@ -101,6 +110,17 @@ impl Explained {
         self.plans
             .last()
             .map_or(0, |plan| plan.root.hit + plan.root.read)
+    }
+}
+
+impl Plan {
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let mut open = vec![&self.root];
+        std::iter::from_fn(move || {
+            let node = open.pop()?;
+            open.extend(&node.children);
+            Some(node)
+        })
     }
 }
 

@@ -48,6 +48,10 @@ fn assert_indexed(explained: &Explained) {
     for sort in sorts {
         assert!(sort.rows <= 16.0, "more is sorted than lanes: {explained}");
     }
+    assert!(
+        !explained.compiled(),
+        "compiled, which takes longer than the statement itself: {explained}"
+    );
 }
 
 #[tokio::test]

@@ -299,6 +299,7 @@ CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], floors bigint[], ma
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
         m.event_type, m.created_at
@@ -346,6 +347,7 @@ CREATE FUNCTION outbox_settle(held smallint[], epochs bigint[], runner uuid, lan
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH mine AS MATERIALIZED (
         SELECT l.lane, l.epoch
@@ -371,6 +373,7 @@ CREATE FUNCTION outbox_archive_delivered(held smallint[], epochs bigint[], runne
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH mine AS MATERIALIZED (
         SELECT l.lane, l.epoch
@@ -404,6 +407,7 @@ CREATE FUNCTION outbox_park(held smallint[], epochs bigint[], runner uuid, lanes
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH mine AS MATERIALIZED (
         SELECT l.lane, l.epoch
@@ -437,6 +441,7 @@ CREATE FUNCTION outbox_bury(held smallint[], epochs bigint[], runner uuid, lane 
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH mine AS MATERIALIZED (
         SELECT l.lane, l.epoch
@@ -471,6 +476,7 @@ CREATE FUNCTION outbox_parked_firsts(lanes smallint[])
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH RECURSIVE firsts AS (
         SELECT l.lane, f.ordering_key, f.id, f.attempts, f.next_attempt_at
@@ -505,6 +511,7 @@ CREATE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lan
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH mine AS MATERIALIZED (
         SELECT l.lane, l.epoch
@@ -548,6 +555,7 @@ CREATE FUNCTION outbox_refuse_again(held smallint[], epochs bigint[], runner uui
     SET enable_sort = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
+    SET jit = off
 AS $function$
 WITH mine AS MATERIALIZED (
         SELECT l.lane, l.epoch

@@ -67,7 +67,8 @@ impl Operator {
                      SET LOCAL enable_seqscan = off; \
                      SET LOCAL enable_bitmapscan = off; \
                      SET LOCAL enable_hashjoin = off; \
-                     SET LOCAL enable_mergejoin = off",
+                     SET LOCAL enable_mergejoin = off; \
+                     SET LOCAL jit = off",
                 )
                 .await?;
             let read = work(client).await?;
