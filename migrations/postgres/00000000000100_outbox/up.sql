@@ -359,7 +359,7 @@ WITH mine AS MATERIALIZED (
     ), gone AS (
         DELETE FROM outbox AS o
         USING unnest($4, $5) AS d (lane, id)
-        WHERE o.lane = d.lane AND o.id = d.id AND d.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE o.lane = d.lane AND o.id = d.id AND d.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
     )
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;
@@ -385,7 +385,7 @@ WITH mine AS MATERIALIZED (
     ), gone AS (
         DELETE FROM outbox AS o
         USING unnest($4, $5) AS d (lane, id)
-        WHERE o.lane = d.lane AND o.id = d.id AND d.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE o.lane = d.lane AND o.id = d.id AND d.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
         RETURNING o.*
     ), archived AS (
         INSERT INTO outbox_archive
@@ -419,7 +419,7 @@ WITH mine AS MATERIALIZED (
     ), gone AS (
         DELETE FROM outbox AS o
         USING unnest($4, $5, $6, $7, $8) AS p (lane, id, error, attempts, retry_ms)
-        WHERE o.lane = p.lane AND o.id = p.id AND p.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE o.lane = p.lane AND o.id = p.id AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
         RETURNING o.*, p.error, p.attempts, p.retry_ms
     ), parked AS (
         INSERT INTO outbox_parked
@@ -452,7 +452,7 @@ WITH mine AS MATERIALIZED (
         FOR SHARE OF l
     ), gone AS (
         DELETE FROM outbox AS o
-        WHERE o.lane = $4 AND o.id = $5 AND o.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE o.lane = $4 AND o.id = $5 AND o.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
         RETURNING o.*
     ), dead AS (
         INSERT INTO outbox_dead_letters
@@ -522,7 +522,7 @@ WITH mine AS MATERIALIZED (
         FOR SHARE OF l
     ), delivered AS (
         DELETE FROM outbox_parked AS p
-        WHERE p.lane = $4 AND p.id = $5 AND p.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE p.lane = $4 AND p.id = $5 AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
         RETURNING p.*
     ), archived AS (
         INSERT INTO outbox_archive
@@ -569,7 +569,7 @@ WITH mine AS MATERIALIZED (
         SET error = $6,
             attempts = $7,
             next_attempt_at = clock_timestamp() + $8 * interval '1 millisecond'
-        WHERE p.lane = $4 AND p.id = $5 AND p.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE p.lane = $4 AND p.id = $5 AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
     )
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;
@@ -595,7 +595,7 @@ WITH mine AS MATERIALIZED (
             manifest = ARRAY(SELECT i.id FROM unnest($7, $8) AS i (lane, id) WHERE i.lane = l.lane),
             manifest_parked = b.parked
         FROM unnest($4, $5, $6) AS b (lane, number, parked)
-        WHERE l.lane = b.lane AND l.batch < b.number AND l.lane IN (SELECT m.lane FROM mine AS m)
+        WHERE l.lane = b.lane AND l.batch < b.number AND l.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
         RETURNING l.lane, l.epoch
     )
     SELECT n.lane, n.epoch FROM noted AS n

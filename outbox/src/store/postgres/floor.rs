@@ -2,7 +2,9 @@
 //!
 //! Deleted rows stay in the index until they are vacuumed, and they can't be while any transaction of
 //! anybody is older than their deletion. A read that started from the beginning would walk them all, each
-//! time. So each lane has a *floor*, below which nothing is undelivered that could be visible.
+//! time. So each lane has a *floor*, below which nothing is undelivered that could be visible, but for what
+//! reads have brought since: that is *known*, and as long as it is in flight, nobody needs to walk over it.
+//! What is known and neither in flight nor settled has failed, and the next read starts from there.
 //!
 //! What could hide below a floor is what commits late: ids are drawn when rows are inserted, and
 //! transactions commit in another order. The default of `id` draws the transaction id before the sequence
@@ -10,7 +12,7 @@
 //! then whoever drew an id up to `last_id` has a transaction id below `xid`. At the *next* horizon, those
 //! of them that are still in progress are known: they are *late*, and nobody else can ever commit an id
 //! up to `last_id`. A read that begins after that and brings everything from the old floor on sees all that
-//! the others have committed; so the new floor is the oldest message that it brought, or at most
+//! the others have committed; so the new floor is behind the last message that it brought, but at most
 //! `last_id + 1`, and with each late transaction the old floor is remembered, above which are all its ids
 //! since it was not late then. As long as it is in progress it has committed nothing. Whether it is, is
 //! decided by the snapshot of the read itself (`outbox_read` in the migration).
@@ -19,7 +21,7 @@
 //!
 //! Pure state: nothing here waits, reads a clock or talks to the database.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use super::{Lease, Position, ReadRequest, StoredMessage};
@@ -66,6 +68,9 @@ struct Bound {
 struct Lane {
     epoch: i64,
     floor: i64,
+    /// What reads have brought, and nobody has heard of since that it is gone. Below the floor, nothing else is
+    /// undelivered.
+    known: BTreeSet<i64>,
     /// Of late transactions, from which floor on all their ids are.
     late: BTreeMap<i64, i64>,
     looked_from_start: Option<Instant>,
@@ -78,6 +83,8 @@ struct Lane {
 pub(super) struct Plan {
     /// One floor a lane, in the order of the request.
     pub(super) floors: Vec<i64>,
+    /// What is in flight and would be found from there.
+    pub(super) exclude: Vec<Position>,
     /// Three columns: of this lane, if this transaction has ended, the floor is this one instead.
     pub(super) late_lanes: Vec<i16>,
     pub(super) late_xids: Vec<i64>,
@@ -100,9 +107,16 @@ impl Floors {
         }
     }
 
-    /// Takes note of how many messages were settled, which are dead rows now.
-    pub(super) fn settled(&mut self, count: usize) {
-        self.settled += count;
+    /// Takes note of messages that are gone from lanes that were held: dead rows now.
+    pub(super) fn gone(&mut self, held: &[Lease], positions: impl Iterator<Item = Position>) {
+        for Position { lane, id } in positions {
+            self.settled += 1;
+            if held.iter().any(|lease| lease.lane == lane)
+                && let Some(lane) = self.lanes.get_mut(&lane)
+            {
+                lane.known.remove(&id);
+            }
+        }
     }
 
     /// Old messages are about to come back into a lane.
@@ -117,8 +131,7 @@ impl Floors {
 
     fn restart(&mut self, lane: i16, unsettled: bool) {
         let lane = self.lanes.entry(lane).or_default();
-        lane.floor = 0;
-        lane.late.clear();
+        lane.start_again();
         lane.unsettled = unsettled;
         self.generation += 1;
     }
@@ -126,10 +139,7 @@ impl Floors {
     /// After an error: the next answer may come from another server, where ids were never drawn that
     /// this one has seen.
     pub(super) fn forget(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.floor = 0;
-            lane.late.clear();
-        }
+        self.lanes.values_mut().for_each(Lane::start_again);
         self.horizon = None;
         self.bound = None;
         self.generation += 1;
@@ -137,9 +147,11 @@ impl Floors {
 
     /// Whether a new horizon is worth its statement.
     pub(super) fn wants_horizon(&self, now: Instant) -> bool {
-        let aged = |(_, since): &(Horizon, Instant)| now >= *since + AGE;
-        let late = self.lanes.values().any(|lane| !lane.late.is_empty());
-        self.horizon.as_ref().is_none_or(aged) && (self.settled >= WORTHWHILE || late)
+        let Some((_, since)) = &self.horizon else {
+            return true;
+        };
+        let late = || self.lanes.values().any(|lane| !lane.late.is_empty());
+        now >= *since + AGE && (self.settled >= WORTHWHILE || late())
     }
 
     pub(super) fn see(&mut self, horizon: Horizon, now: Instant) {
@@ -160,21 +172,29 @@ impl Floors {
             generation: self.generation,
             ..Plan::default()
         };
+        let in_flight: HashSet<_> = request.exclude.iter().map(|position| position.id).collect();
+        let mut lowest = BTreeMap::new();
         for &(number, _) in &request.lanes {
             let lane = self.lanes.entry(number).or_default();
             let since = lane.looked_from_start;
             if lane.floor == 0 || since.is_none_or(|since| now >= since + LOOK_FROM_START) {
                 lane.looked_from_start = Some(now);
                 plan.floors.push(0);
+                lowest.insert(number, 0);
                 continue;
             }
-            plan.floors.push(lane.floor);
+            let floor = lane.first_to_read(&in_flight);
+            plan.floors.push(floor);
+            let late = lane.late.values().copied();
+            lowest.insert(number, late.fold(floor, i64::min));
             for (&xid, &floor) in &lane.late {
                 plan.late_lanes.push(number);
                 plan.late_xids.push(xid);
                 plan.late_floors.push(floor);
             }
         }
+        let found = |p: &&Position| lowest.get(&p.lane).is_some_and(|&lowest| p.id >= lowest);
+        plan.exclude = request.exclude.iter().filter(found).copied().collect();
         plan
     }
 
@@ -185,26 +205,63 @@ impl Floors {
         if plan.generation != self.generation || !request.topics.admits_all() {
             return;
         }
-        let in_flight = request.exclude.iter().copied();
-        let mut oldest = BTreeMap::new();
-        for Position { lane, id } in in_flight.chain(read.iter().map(|stored| stored.position)) {
-            let oldest = oldest.entry(lane).or_insert(id);
-            *oldest = id.min(*oldest);
+        let mut last = BTreeMap::new();
+        for Position { lane, id } in read.iter().map(|stored| stored.position) {
+            let last = last.entry(lane).or_insert(id);
+            *last = id.max(*last);
         }
-        for &(number, most) in &request.lanes {
+        let mut learned = BTreeSet::new();
+        for (&(number, most), &begin) in request.lanes.iter().zip(&plan.floors) {
             let Some(lane) = self.lanes.get_mut(&number) else {
                 continue;
             };
             if most == 0 || lane.unsettled {
                 continue;
             }
+            learned.insert(number);
             let before = lane.floor;
             lane.late.retain(|xid, _| bound.late.contains(xid));
             for &xid in &bound.late {
                 lane.late.entry(xid).or_insert(before);
             }
             let highest = bound.last_id + 1;
-            lane.floor = oldest.get(&number).map_or(highest, |&id| id.min(highest));
+            let last = last.get(&number);
+            lane.floor = last.map_or(highest, |&last| highest.min(last + 1));
+            lane.forget_between(begin, lane.floor);
+        }
+        let brought = read.iter().map(|stored| stored.position);
+        for Position { lane, id } in brought.chain(plan.exclude.iter().copied()) {
+            if learned.contains(&lane)
+                && let Some(lane) = self.lanes.get_mut(&lane)
+            {
+                lane.known.insert(id);
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// It is read from its beginning, and all of it is found there.
+    fn start_again(&mut self) {
+        self.floor = 0;
+        self.late.clear();
+        self.known.clear();
+    }
+
+    /// The floor, or the first message below that is to be read again.
+    fn first_to_read(&self, in_flight: &HashSet<i64>) -> i64 {
+        let mut known = self.known.range(..self.floor);
+        let again = known.find(|&id| !in_flight.contains(id));
+        again.copied().unwrap_or(self.floor)
+    }
+
+    /// What a read between these would have brought again is no more, if it has not.
+    fn forget_between(&mut self, begin: i64, end: i64) {
+        if begin < end {
+            let forgotten: Vec<_> = self.known.range(begin..end).copied().collect();
+            for id in forgotten {
+                self.known.remove(&id);
+            }
         }
     }
 }
@@ -220,6 +277,14 @@ mod tests {
     use crate::Message;
 
     const LANE: i16 = 3;
+    const HELD: [Lease; 1] = [Lease {
+        lane: LANE,
+        epoch: 1,
+    }];
+
+    fn positions(ids: &[i64]) -> impl Iterator<Item = Position> {
+        ids.iter().map(|&id| Position { lane: LANE, id })
+    }
 
     fn stored(ids: &[i64]) -> Vec<StoredMessage> {
         let stored = |&id: &i64| StoredMessage {
@@ -284,7 +349,7 @@ mod tests {
             let late = plan.late_xids.iter().zip(&plan.late_floors);
             let late = late.filter(|(xid, _)| ended(xid)).map(|(_, &floor)| floor);
             let floor = late.chain([plan.floors[0]]).min().unwrap();
-            let excluded = |id: &i64| request.exclude.iter().any(|p| p.id == *id);
+            let excluded = |id: &i64| plan.exclude.iter().any(|p| p.id == *id);
             let found = self.visible.range(floor..).filter(|id| !excluded(id));
             found.take(request.lanes[0].1).copied().collect()
         }
@@ -294,10 +359,7 @@ mod tests {
         ReadRequest {
             lanes: vec![(LANE, most)],
             max_bytes: usize::MAX,
-            exclude: in_flight
-                .iter()
-                .map(|&id| Position { lane: LANE, id })
-                .collect(),
+            exclude: positions(&Vec::from_iter(in_flight.iter().copied())).collect(),
             topics: TopicFilter::default(),
         }
     }
@@ -316,7 +378,7 @@ mod tests {
             let read = database.read(&plan, &request);
             floors.learn(&plan, &request, &stored(&read));
             database.visible.clear();
-            floors.settled(read.len());
+            floors.gone(&HELD, positions(&read));
             assert!(floors.wants_horizon(now));
             floors.see(database.horizon(), now);
             now += AGE;
@@ -407,6 +469,11 @@ mod tests {
         /// So many messages; those are settled later.
         Read(usize),
         Settle(usize),
+        /// What was sent first has failed.
+        Fail(usize),
+        /// Somebody else deletes a message.
+        Delete(usize),
+        Restart,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -417,6 +484,9 @@ mod tests {
             2 => Just(Step::Horizon),
             4 => (1_usize..5).prop_map(Step::Read),
             3 => (1_usize..5).prop_map(Step::Settle),
+            1 => any::<usize>().prop_map(Step::Fail),
+            1 => any::<usize>().prop_map(Step::Delete),
+            1 => Just(Step::Restart),
         ];
         prop::collection::vec(step, 0..200)
     }
@@ -451,7 +521,11 @@ mod tests {
                         let request = request(most, &in_flight);
                         let plan = floors.plan(&request, now);
                         let read = database.read(&plan, &request);
-                        let from_start = Plan { floors: vec![0], ..Plan::default() };
+                        let from_start = Plan {
+                            floors: vec![0],
+                            exclude: request.exclude.clone(),
+                            ..Plan::default()
+                        };
                         prop_assert_eq!(&read, &database.read(&from_start, &request));
                         floors.learn(&plan, &request, &stored(&read));
                         in_flight.extend(read);
@@ -460,9 +534,22 @@ mod tests {
                         for _ in 0..count {
                             if let Some(id) = in_flight.pop_first() {
                                 database.visible.remove(&id);
+                                floors.gone(&HELD, positions(&[id]));
                             }
                         }
                     }
+                    Step::Fail(n) => {
+                        if let Some(&id) = in_flight.iter().nth(n % in_flight.len().max(1)) {
+                            in_flight.remove(&id);
+                        }
+                    }
+                    Step::Delete(n) => {
+                        let visible = &mut database.visible;
+                        if let Some(&id) = visible.iter().nth(n % visible.len().max(1)) {
+                            visible.remove(&id);
+                        }
+                    }
+                    Step::Restart => floors.forget(),
                 }
             }
         }

@@ -198,7 +198,7 @@ impl Store for PostgresStore {
         let held = self
             .with(async |c| fenced::settle(c, runner, leases, delivered, archive).await)
             .await?;
-        self.floors().settled(delivered.len());
+        self.floors().gone(&held, delivered.iter().copied());
         Ok(held)
     }
 
@@ -208,8 +208,12 @@ impl Store for PostgresStore {
         leases: &[Lease],
         messages: &[Parking],
     ) -> Result<Vec<Lease>, StoreError> {
-        self.with(async |c| fenced::park(c, runner, leases, messages).await)
-            .await
+        let held = self
+            .with(async |c| fenced::park(c, runner, leases, messages).await)
+            .await?;
+        let parked = messages.iter().map(|parking| parking.position);
+        self.floors().gone(&held, parked);
+        Ok(held)
     }
 
     async fn bury(
@@ -219,8 +223,11 @@ impl Store for PostgresStore {
         position: Position,
         error: &str,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.with(async |c| fenced::bury(c, runner, leases, position, error).await)
-            .await
+        let held = self
+            .with(async |c| fenced::bury(c, runner, leases, position, error).await)
+            .await?;
+        self.floors().gone(&held, std::iter::once(position));
+        Ok(held)
     }
 
     async fn parked_keys(&self, lanes: &[i16]) -> Result<Vec<ParkedKey>, StoreError> {

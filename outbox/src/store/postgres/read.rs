@@ -20,7 +20,7 @@ pub(super) async fn read(
         .iter()
         .map(|&(lane, most)| (lane, i64::try_from(most).unwrap_or(i64::MAX)))
         .unzip();
-    let exclude: Vec<_> = request.exclude.iter().map(|position| position.id).collect();
+    let exclude: Vec<_> = plan.exclude.iter().map(|position| position.id).collect();
     let rows = client
         .query_typed(
             "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, \
