@@ -11,6 +11,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::RDKafkaRespErr;
@@ -312,17 +313,34 @@ impl Topic {
     ///
     /// When the brokers can't be asked.
     pub fn replicas(&self, partition: i32) -> Result<Replicas> {
+        let mut partitions = self.all_replicas()?;
+        let found = partitions.remove(&partition);
+        found.with_context(|| format!("no partition {partition}"))
+    }
+
+    /// Whether so many brokers have all that is in each partition, as far as some broker knows. One that was
+    /// just started may not know the topic yet.
+    pub fn is_in_sync(&self, brokers: usize) -> bool {
+        self.all_replicas().is_ok_and(|found| {
+            let in_sync = |partition| {
+                let replicas: Option<&Replicas> = found.get(&partition);
+                replicas.is_some_and(|replicas| replicas.in_sync.len() == brokers)
+            };
+            (0..self.partitions).all(in_sync)
+        })
+    }
+
+    /// By partition.
+    fn all_replicas(&self) -> Result<HashMap<i32, Replicas>> {
         let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWER)?;
-        let mut partitions = metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions());
-        let found = partitions.find(|found| found.id() == partition);
-        let found = found.with_context(|| format!("no partition {partition}"))?;
-        Ok(Replicas {
+        let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
+        let replicas = |found: &MetadataPartition| Replicas {
             leader: found.leader(),
             in_sync: found.isr().to_vec(),
-        })
+        };
+        Ok(partitions
+            .map(|found| (found.id(), replicas(found)))
+            .collect())
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the
