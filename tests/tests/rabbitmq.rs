@@ -7,7 +7,8 @@ use outbox::sink::{RabbitMqSink, Sink as _, SinkErrorKind, SinkTls};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message};
 use outbox_tests::brokers::rabbitmq::Queue;
-use outbox_tests::brokers::{self, judge, send, start, until, until_delivered, until_left, write};
+use outbox_tests::brokers::runs::{self, until_written};
+use outbox_tests::brokers::{self, Running, judge, send, start, until, until_left, write};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
@@ -289,21 +290,11 @@ async fn while_the_broker_is_short_of_memory_messages_wait() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
-    const COUNT: usize = 10_000;
     let broker = RabbitMq::start(&[])?;
-    let database = Postgres::create()?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    write(&database, &keyed(&topic, COUNT, 100))?;
-    let begin = std::time::Instant::now();
-    let runner = start(&database, RabbitMqSink::builder(broker.url()).build()?)?;
-    until_left(&database, 0, 0).await?;
-    println!("messages={COUNT} took={:?}", begin.elapsed());
-    assert_eq!(runner.stop().await?, COUNT as u64);
-    let arrived = queue.arrived().await?;
-    assert_eq!((arrived.len(), distinct(&arrived)), (COUNT, COUNT));
-    assert_order(&arrived);
-    Ok(())
+    let sink = RabbitMqSink::builder(broker.url()).build()?;
+    runs::ten_thousand(&topic, sink, &queue).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,54 +302,26 @@ async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
 async fn a_refusal_in_the_middle_holds_up_its_key_and_is_not_passed() -> Result<()> {
     // Less than the outbox takes.
     let broker = RabbitMq::start(&["max_message_size = 100000"])?;
-    let database = Postgres::create()?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    let mut messages = keyed(&topic, 400, 8);
-    let large = vec![b'x'; 200_000];
-    messages[83] = Message::new(&topic).with_key("3").with_payload(large);
-    write(&database, &messages)?;
-    let runner = start(&database, RabbitMqSink::builder(broker.url()).build()?)?;
-    // It, and those behind it.
-    until_left(&database, 0, 40).await?;
-    runner.stop().await?;
-    let arrived = queue.arrived().await?;
-    assert_eq!(distinct(&arrived), 360);
-    assert_order(&arrived);
-    Ok(())
+    let sink = RabbitMqSink::builder(broker.url()).build()?;
+    runs::one_refused(&topic, sink, vec![b'x'; 200_000], &queue).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_broker_that_is_killed_and_back_loses_and_reorders_nothing() -> Result<()> {
     let mut broker = RabbitMq::start(&[])?;
-    let database = Postgres::create()?;
-    load::prepare(&database)?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    let sink = || RabbitMqSink::builder(broker.url()).build();
-    let runner = start(&database, sink()?)?;
-    let writers = brokers::load(&database, &topic, 7).start(3);
-    let some_arrived = || Ok(load::committed(&database)?.len() > 300);
-    until("some are written", some_arrived).await?;
-    let next = sink()?;
-    broker.kill()?;
-    let before = load::committed(&database)?.len();
-    let more = || Ok(load::committed(&database)?.len() > before + 300);
-    until("writers go on", more).await?;
-    broker.restart()?;
-
-    // Stopped in good order while messages are in flight, and another one goes on.
-    until_delivered(&database, 300).await?;
-    runner.stop().await?;
-    let runner = start(&database, next)?;
-    writers.stop()?;
-    until_left(&database, 0, 0).await?;
-    runner.stop().await?;
-    let arrived = queue.arrived().await?;
-    let verdict = judge(&database, &arrived, Promise::AtLeastOnce)?;
-    assert!(verdict.committed > 600);
-    Ok(())
+    let url = broker.url();
+    let sink = || Ok(RabbitMqSink::builder(&url).build()?);
+    let happens = async |database: &Postgres, _: &Running| {
+        broker.kill()?;
+        until_written(database, 300).await?;
+        broker.restart()
+    };
+    runs::outage(&topic, sink, happens, &queue, Promise::AtLeastOnce).await
 }
 
 /// What is in the buffers of a broker that stands still can arrive behind what was sent anew.

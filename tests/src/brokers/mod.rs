@@ -4,6 +4,7 @@ pub mod aws;
 pub mod nats;
 pub mod pubsub;
 pub mod rabbitmq;
+pub mod runs;
 
 use std::time::{Duration, Instant};
 
