@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use outbox::{Headers, Message, RESERVED_PREFIX};
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
 };
@@ -263,6 +264,27 @@ impl Arrived {
     pub fn id(&self) -> Result<Uuid> {
         let header = self.header("outbox-id").context("no header outbox-id")?;
         Ok(Uuid::parse_str(std::str::from_utf8(header)?)?)
+    }
+
+    /// The message that was sent to this topic.
+    ///
+    /// # Errors
+    ///
+    /// When it has no id.
+    pub fn message(&self, topic: &str) -> Result<Message> {
+        let mut message = Message::new(topic).with_id(self.id()?);
+        if let Some(key) = &self.key {
+            message = message.with_key(key.clone());
+        }
+        if let Some(payload) = &self.payload {
+            message = message.with_payload(payload.clone());
+        }
+        if let Some(event_type) = self.header("outbox-type") {
+            message = message.with_event_type(String::from_utf8(event_type.to_vec())?);
+        }
+        let headers = self.headers.iter().cloned();
+        let own = headers.filter(|(name, _)| !name.starts_with(RESERVED_PREFIX));
+        Ok(message.with_headers(own.collect::<Headers>()))
     }
 
     /// The payload as text.

@@ -11,8 +11,9 @@ use outbox::runner::{OnRejection, Runner, RunnerBuilder, RunnerThread};
 use outbox::sink::{Delivery, KafkaSink, Sink, SinkError, Transactions};
 use outbox::store::{PostgresStore, StoredMessage};
 use outbox::{Message, publish_all};
+use outbox_tests::brokers::runs::{self, Inbox};
 use outbox_tests::database::{Database, Postgres};
-use outbox_tests::topic::{Arrived, Kafka};
+use outbox_tests::topic::{Arrived, Kafka, Topic};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -109,6 +110,32 @@ fn runners_that_share_lanes_deliver_once_and_in_order() -> Result<()> {
         runner.stop()?;
     }
     assert_once_in_order(&topic.read_committed()?, WAVES * KEYS)
+}
+
+/// What consumers see of a topic.
+struct Committed<'t>(&'t Topic);
+
+impl Inbox for Committed<'_> {
+    async fn arrived(&self, topic: &str) -> Result<Vec<Message>> {
+        let arrived = self.0.read_committed()?;
+        arrived
+            .iter()
+            .map(|arrived| arrived.message(topic))
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
+    // Waits for answers on a runtime of its own.
+    let (topic, sink) = tokio::task::block_in_place(|| {
+        let kafka = Kafka::new()?;
+        let sink = KafkaSink::builder(kafka.bootstrap());
+        let sink = sink.exactly_once(Uuid::new_v4().simple().to_string());
+        anyhow::Ok((kafka.create_topic(4)?, sink.build()?))
+    })?;
+    runs::ten_thousand(topic.name(), sink, &Committed(&topic)).await
 }
 
 /// A transaction with a message that is refused is aborted; the others go in the next one.
