@@ -15,7 +15,6 @@ use outbox_tests::history::Promise;
 use outbox_tests::load;
 use outbox_tests::messages::{assert_order, distinct, keyed};
 use outbox_tests::servers::RabbitMq;
-use outbox_tests::servers::kafka::Identity;
 use outbox_tests::servers::process::Signal;
 use uuid::Uuid;
 
@@ -360,12 +359,10 @@ async fn a_broker_that_stands_still_loses_nothing() -> Result<()> {
 async fn it_connects_by_tls_to_whom_it_trusts() -> Result<()> {
     let (authority, wrong) = (Authority::new()?, Authority::new()?);
     let own = authority.issue("rabbitmq", &["localhost"])?;
-    let identity = Identity {
-        certificate: &own.certificate,
-        key: &own.key,
-        authority: authority.certificate(),
-    };
-    let broker = RabbitMq::start_with_tls(identity, &["ssl_options.fail_if_no_peer_cert = true"])?;
+    let broker = RabbitMq::start_with_tls(
+        own.identity(&authority),
+        &["ssl_options.fail_if_no_peer_cert = true"],
+    )?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
     let url = format!("amqps://guest:guest@localhost:{}/%2f", broker.tls_port());
