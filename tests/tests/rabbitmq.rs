@@ -8,11 +8,10 @@ use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message};
 use outbox_tests::brokers::rabbitmq::Queue;
 use outbox_tests::brokers::runs::{self, until_written};
-use outbox_tests::brokers::{self, Running, judge, send, start, until, until_left, write};
+use outbox_tests::brokers::{Running, send, start, until, until_left, write};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
-use outbox_tests::load;
 use outbox_tests::messages::{assert_order, distinct, keyed};
 use outbox_tests::servers::RabbitMq;
 use outbox_tests::servers::process::Signal;
@@ -328,30 +327,20 @@ async fn a_broker_that_is_killed_and_back_loses_and_reorders_nothing() -> Result
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_broker_that_stands_still_loses_nothing() -> Result<()> {
     let mut broker = RabbitMq::start(&[])?;
-    let database = Postgres::create()?;
-    load::prepare(&database)?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    let sink = RabbitMqSink::builder(broker.url()).delivery_timeout(Duration::from_secs(1));
-    let runner = start(&database, sink.build()?)?;
-    let writers = brokers::load(&database, &topic, 8).start(2);
-    until("some are written", || {
-        Ok(load::committed(&database)?.len() > 200)
-    })
-    .await?;
-    broker.signal(Signal::STOP)?;
-    let not_ready = || Ok(!runner.is_ready());
-    until("the runner is not ready", not_ready).await?;
-    broker.signal(Signal::CONT)?;
-    writers.stop()?;
-    until_left(&database, 0, 0).await?;
-    runner.stop().await?;
-    judge(
-        &database,
-        &queue.arrived().await?,
-        Promise::AtLeastOnceWithZombies,
-    )?;
-    Ok(())
+    let url = broker.url();
+    let sink = || {
+        let sink = RabbitMqSink::builder(&url).delivery_timeout(Duration::from_secs(1));
+        Ok(sink.build()?)
+    };
+    let happens = async |_: &Postgres, runner: &Running| {
+        broker.signal(Signal::STOP)?;
+        until("the runner is not ready", || Ok(!runner.is_ready())).await?;
+        broker.signal(Signal::CONT)
+    };
+    let promise = Promise::AtLeastOnceWithZombies;
+    runs::outage(&topic, sink, happens, &queue, promise).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

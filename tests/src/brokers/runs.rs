@@ -1,6 +1,6 @@
 //! What becomes of messages on their way from PostgreSQL to a sink: the same for each sink.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use outbox::Message;
@@ -9,7 +9,7 @@ use outbox::sink::Sink;
 use super::{Running, judge, start, until, until_delivered, until_left, write};
 use crate::database::{Database as _, Postgres};
 use crate::history::Promise;
-use crate::load;
+use crate::load::{self, Load};
 use crate::messages::{assert_order, distinct, keyed};
 
 /// Where a sink sends messages to.
@@ -99,10 +99,17 @@ pub async fn outage<K: Sink>(
     promise: Promise,
 ) -> Result<()> {
     const PART: usize = 300;
+    const SEED: u64 = 7;
     let database = Postgres::create()?;
     load::prepare(&database)?;
     let runner = start(&database, sink()?)?;
-    let writers = super::load(&database, topic, 7).start(3);
+    // A broker that takes the messages of a key one by one is left time, and has only so many keys.
+    let load = Load {
+        keys: 64,
+        pause: Duration::from_millis(40),
+        ..Load::new(&database, topic, SEED)
+    };
+    let writers = load.start(3);
     until_written(&database, PART).await?;
     let next = sink()?;
     happens(&database, &runner).await?;
