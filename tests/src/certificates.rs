@@ -3,6 +3,8 @@
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
+use crate::servers::kafka::Identity;
+
 /// A certificate authority, which nobody believes who was not told to.
 #[derive(Debug)]
 pub struct Authority {
@@ -17,6 +19,17 @@ pub struct Certificate {
     pub certificate: String,
     /// Its key.
     pub key: String,
+}
+
+impl Certificate {
+    /// As whom a server presents itself with it. It believes clients with a certificate of this authority.
+    pub fn identity<'a>(&'a self, clients: &'a Authority) -> Identity<'a> {
+        Identity {
+            certificate: &self.certificate,
+            key: &self.key,
+            authority: clients.certificate(),
+        }
+    }
 }
 
 impl Authority {

@@ -49,33 +49,58 @@ pub trait Database: Sized + Sync {
     /// When the statement fails.
     fn count_up(connection: &mut Self::Connection, name: &str) -> diesel::QueryResult<i64>;
 
+    /// The rows of a query for one number each, called `count`.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn counts(&self, query: &str) -> Result<Vec<i64>>;
+
+    /// How many rows a table has.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn count(&self, table: &str) -> Result<i64> {
+        let counts = self.counts(&format!("SELECT count(*) AS count FROM {table}"))?;
+        counts.into_iter().next().context("a count")
+    }
+
     /// How many messages wait in the table `outbox`.
     ///
     /// # Errors
     ///
     /// When the statement fails.
-    fn waiting(&self) -> Result<i64>;
+    fn waiting(&self) -> Result<i64> {
+        self.count("outbox")
+    }
 
     /// How many messages are parked.
     ///
     /// # Errors
     ///
     /// When the statement fails.
-    fn parked(&self) -> Result<i64>;
+    fn parked(&self) -> Result<i64> {
+        self.count("outbox_parked")
+    }
 
     /// How many messages are in the archive.
     ///
     /// # Errors
     ///
     /// When the statement fails.
-    fn archived(&self) -> Result<i64>;
+    fn archived(&self) -> Result<i64> {
+        self.count("outbox_archive")
+    }
 
     /// How many messages are dead letters.
     ///
     /// # Errors
     ///
     /// When the statement fails.
-    fn dead_letters(&self) -> Result<i64>;
+    fn dead_letters(&self) -> Result<i64> {
+        self.count("outbox_dead_letters")
+    }
 
     /// The message ids of all that waits, parked or not.
     ///
@@ -125,6 +150,10 @@ fn text_ids(rows: Vec<TextId>) -> Result<Vec<Uuid>> {
 struct Count {
     #[diesel(sql_type = BigInt)]
     count: i64,
+}
+
+fn numbers(rows: Vec<Count>) -> Vec<i64> {
+    rows.into_iter().map(|row| row.count).collect()
 }
 
 /// A database on the PostgreSQL server that `cargo xtask test` started. It goes away with that
@@ -199,21 +228,6 @@ impl Postgres {
         let (_, name) = rest.split_once('/').context("a URL with a database")?;
         Ok(format!("{user}@{address}/{name}"))
     }
-
-    /// The rows of a query for one number each, called `count`.
-    ///
-    /// # Errors
-    ///
-    /// When the statement fails.
-    pub fn counts(&self, query: &str) -> Result<Vec<i64>> {
-        let rows: Vec<Count> = sql_query(query).load(&mut self.connect()?)?;
-        Ok(rows.into_iter().map(|row| row.count).collect())
-    }
-
-    fn count(&self, table: &str) -> Result<i64> {
-        let counts = self.counts(&format!("SELECT count(*) FROM {table}"))?;
-        counts.into_iter().next().context("a count")
-    }
 }
 
 impl Database for Postgres {
@@ -239,20 +253,8 @@ impl Database for Postgres {
         Ok(row.count)
     }
 
-    fn waiting(&self) -> Result<i64> {
-        self.count("outbox")
-    }
-
-    fn parked(&self) -> Result<i64> {
-        self.count("outbox_parked")
-    }
-
-    fn archived(&self) -> Result<i64> {
-        self.count("outbox_archive")
-    }
-
-    fn dead_letters(&self) -> Result<i64> {
-        self.count("outbox_dead_letters")
+    fn counts(&self, query: &str) -> Result<Vec<i64>> {
+        Ok(numbers(sql_query(query).load(&mut self.connect()?)?))
     }
 
     fn waiting_ids(&self) -> Result<Vec<Uuid>> {
@@ -335,16 +337,6 @@ impl MariaDb {
         Ok(self)
     }
 
-    /// The rows of a query for one number each, called `count`.
-    ///
-    /// # Errors
-    ///
-    /// When the statement fails.
-    pub fn counts(&self, query: &str) -> Result<Vec<i64>> {
-        let rows: Vec<Count> = sql_query(query).load(&mut self.connect()?)?;
-        Ok(rows.into_iter().map(|row| row.count).collect())
-    }
-
     /// What the server's own client shows for this SQL.
     ///
     /// # Errors
@@ -366,11 +358,6 @@ impl MariaDb {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    fn count(&self, table: &str) -> Result<i64> {
-        let counts = self.counts(&format!("SELECT count(*) AS count FROM {table}"))?;
-        counts.into_iter().next().context("a count")
     }
 }
 
@@ -399,20 +386,8 @@ impl Database for MariaDb {
         Ok(row.count)
     }
 
-    fn waiting(&self) -> Result<i64> {
-        self.count("outbox")
-    }
-
-    fn parked(&self) -> Result<i64> {
-        self.count("outbox_parked")
-    }
-
-    fn archived(&self) -> Result<i64> {
-        self.count("outbox_archive")
-    }
-
-    fn dead_letters(&self) -> Result<i64> {
-        self.count("outbox_dead_letters")
+    fn counts(&self, query: &str) -> Result<Vec<i64>> {
+        Ok(numbers(sql_query(query).load(&mut self.connect()?)?))
     }
 
     fn waiting_ids(&self) -> Result<Vec<Uuid>> {
@@ -429,13 +404,6 @@ impl Database for MariaDb {
 pub struct SqliteFile {
     url: String,
     _folder: TempDir,
-}
-
-impl SqliteFile {
-    fn count(&self, table: &str) -> Result<i64> {
-        let query = sql_query(format!("SELECT count(*) AS count FROM {table}"));
-        Ok(query.get_result::<Count>(&mut self.connect()?)?.count)
-    }
 }
 
 impl Database for SqliteFile {
@@ -478,20 +446,8 @@ impl Database for SqliteFile {
         Ok(row.count)
     }
 
-    fn waiting(&self) -> Result<i64> {
-        self.count("outbox")
-    }
-
-    fn parked(&self) -> Result<i64> {
-        self.count("outbox_parked")
-    }
-
-    fn archived(&self) -> Result<i64> {
-        self.count("outbox_archive")
-    }
-
-    fn dead_letters(&self) -> Result<i64> {
-        self.count("outbox_dead_letters")
+    fn counts(&self, query: &str) -> Result<Vec<i64>> {
+        Ok(numbers(sql_query(query).load(&mut self.connect()?)?))
     }
 
     fn waiting_ids(&self) -> Result<Vec<Uuid>> {

@@ -69,6 +69,8 @@ pub enum Promise {
     /// As [`AtLeastOnce`](Self::AtLeastOnce), but a runner that lost its lanes without noticing may
     /// have repeated messages anywhere: only first occurrences are in order.
     AtLeastOnceWithZombies,
+    /// Messages may come again, and in any order.
+    AtLeastOnceInAnyOrder,
 }
 
 /// A run that is over.
@@ -146,7 +148,9 @@ impl History {
             .filter(|id| !seen.contains(id) && !waiting.contains(id))
             .collect();
         for log in logs.values() {
-            verdict.reordered.extend(passing(log));
+            if promise != Promise::AtLeastOnceInAnyOrder {
+                verdict.reordered.extend(passing(log));
+            }
             if promise == Promise::AtLeastOnce {
                 verdict.reordered.extend(torn(log));
             }
@@ -268,6 +272,7 @@ impl fmt::Display for Verdict {
 mod tests {
     use super::*;
 
+    /// Those of an order.
     const PROMISES: [Promise; 3] = [
         Promise::ExactlyOnce,
         Promise::AtLeastOnce,
@@ -537,6 +542,31 @@ mod tests {
                 let verdict = one_key(log).judge(promise);
                 let kept = kept.contains(&promise);
                 assert_eq!(verdict.is_clean(), kept, "{log:?}, {promise:?}: {verdict}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_no_order_is_promised_all_else_is_found() {
+        const PROMISE: Promise = Promise::AtLeastOnceInAnyOrder;
+        let verdict = one_key(&[3, 1, 2, 1]).judge(PROMISE);
+        assert!(verdict.is_clean(), "{verdict}");
+        let mutations: [Mutation; 6] = [
+            lose,
+            invent,
+            roll_back,
+            corrupt_payload,
+            corrupt_key,
+            leave_waiting,
+        ];
+        for mutate in mutations {
+            let mut rng = fastrand::Rng::with_seed(0);
+            let mut history = clean(&mut rng, false);
+            rng.shuffle(&mut history.delivered);
+            let (name, id) = mutate(&mut rng, &mut history);
+            let verdict = history.judge(PROMISE);
+            for (fault, ids) in verdict.faults() {
+                assert_eq!(ids.contains(&id), fault == name, "{verdict}");
             }
         }
     }

@@ -28,7 +28,7 @@ const LEASE: Duration = Duration::from_millis(1_500);
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How many partitions the topic has.
-pub const PARTITIONS: i32 = 3;
+const PARTITIONS: i32 = 3;
 
 /// Where a test takes place.
 #[allow(missing_debug_implementations)]

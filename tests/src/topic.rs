@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use outbox::{Headers, Message, RESERVED_PREFIX};
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
 };
@@ -11,6 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::RDKafkaRespErr;
@@ -264,6 +266,27 @@ impl Arrived {
         Ok(Uuid::parse_str(std::str::from_utf8(header)?)?)
     }
 
+    /// The message that was sent to this topic.
+    ///
+    /// # Errors
+    ///
+    /// When it has no id.
+    pub fn message(&self, topic: &str) -> Result<Message> {
+        let mut message = Message::new(topic).with_id(self.id()?);
+        if let Some(key) = &self.key {
+            message = message.with_key(key.clone());
+        }
+        if let Some(payload) = &self.payload {
+            message = message.with_payload(payload.clone());
+        }
+        if let Some(event_type) = self.header("outbox-type") {
+            message = message.with_event_type(String::from_utf8(event_type.to_vec())?);
+        }
+        let headers = self.headers.iter().cloned();
+        let own = headers.filter(|(name, _)| !name.starts_with(RESERVED_PREFIX));
+        Ok(message.with_headers(own.collect::<Headers>()))
+    }
+
     /// The payload as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(self.payload.as_deref().unwrap_or_default()).into_owned()
@@ -312,17 +335,34 @@ impl Topic {
     ///
     /// When the brokers can't be asked.
     pub fn replicas(&self, partition: i32) -> Result<Replicas> {
+        let mut partitions = self.all_replicas()?;
+        let found = partitions.remove(&partition);
+        found.with_context(|| format!("no partition {partition}"))
+    }
+
+    /// Whether so many brokers have all that is in each partition, as far as some broker knows. One that was
+    /// just started may not know the topic yet.
+    pub fn is_in_sync(&self, brokers: usize) -> bool {
+        self.all_replicas().is_ok_and(|found| {
+            let in_sync = |partition| {
+                let replicas: Option<&Replicas> = found.get(&partition);
+                replicas.is_some_and(|replicas| replicas.in_sync.len() == brokers)
+            };
+            (0..self.partitions).all(in_sync)
+        })
+    }
+
+    /// By partition.
+    fn all_replicas(&self) -> Result<HashMap<i32, Replicas>> {
         let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWER)?;
-        let mut partitions = metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions());
-        let found = partitions.find(|found| found.id() == partition);
-        let found = found.with_context(|| format!("no partition {partition}"))?;
-        Ok(Replicas {
+        let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
+        let replicas = |found: &MetadataPartition| Replicas {
             leader: found.leader(),
             in_sync: found.isr().to_vec(),
-        })
+        };
+        Ok(partitions
+            .map(|found| (found.id(), replicas(found)))
+            .collect())
     }
 
     /// Waits until this many messages have arrived, duplicates included. Each call goes on where the

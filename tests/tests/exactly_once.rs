@@ -11,8 +11,9 @@ use outbox::runner::{OnRejection, Runner, RunnerBuilder, RunnerThread};
 use outbox::sink::{Delivery, KafkaSink, Sink, SinkError, Transactions};
 use outbox::store::{PostgresStore, StoredMessage};
 use outbox::{Message, publish_all};
+use outbox_tests::brokers::runs::{self, Inbox};
 use outbox_tests::database::{Database, Postgres};
-use outbox_tests::topic::{Arrived, Kafka};
+use outbox_tests::topic::{Arrived, Kafka, Topic};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -111,6 +112,32 @@ fn runners_that_share_lanes_deliver_once_and_in_order() -> Result<()> {
     assert_once_in_order(&topic.read_committed()?, WAVES * KEYS)
 }
 
+/// What consumers see of a topic.
+struct Committed<'t>(&'t Topic);
+
+impl Inbox for Committed<'_> {
+    async fn arrived(&self, topic: &str) -> Result<Vec<Message>> {
+        let arrived = self.0.read_committed()?;
+        arrived
+            .iter()
+            .map(|arrived| arrived.message(topic))
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
+    // Waits for answers on a runtime of its own.
+    let (topic, sink) = tokio::task::block_in_place(|| {
+        let kafka = Kafka::new()?;
+        let sink = KafkaSink::builder(kafka.bootstrap());
+        let sink = sink.exactly_once(Uuid::new_v4().simple().to_string());
+        anyhow::Ok((kafka.create_topic(4)?, sink.build()?))
+    })?;
+    runs::ten_thousand(topic.name(), sink, &Committed(&topic)).await
+}
+
 /// A transaction with a message that is refused is aborted; the others go in the next one.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
@@ -151,57 +178,47 @@ fn a_refused_message_is_parked_and_the_others_are_delivered_once() -> Result<()>
     assert_once_in_order(&topic.read_committed()?, 2 * COUNT + 1)
 }
 
-/// In the batch of the refused message, whose transaction is aborted.
-#[test]
-#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-fn what_stands_before_a_refused_message_of_its_key_is_delivered_once() -> Result<()> {
+/// Ten messages of a key, the sixth of them with this fault until it is repaired.
+fn what_stands_before_it_is_delivered_once(fault: &str, repair: &str) -> Result<()> {
     let database = Postgres::create()?;
     let kafka = Kafka::new()?;
     let topic = kafka.create_topic(1)?;
     let name = Uuid::new_v4().simple().to_string();
     let mut connection = database.connect()?;
-    connection.batch_execute(&format!(
-        "INSERT INTO outbox (topic, key, payload) \
-         SELECT '{}', 'k', convert_to(CASE n WHEN 5 THEN repeat('x', 2000000) ELSE n::text END, 'UTF8') \
-         FROM generate_series(0, 9) AS n",
-        topic.name()
-    ))?;
+    let messages = (0..10).map(|n: i32| {
+        Message::new(topic.name())
+            .with_key("k")
+            .with_payload(n.to_string())
+    });
+    connection.transaction(|c| publish_all(c, messages))?;
+    connection.batch_execute(&format!("UPDATE outbox SET {fault} WHERE payload = '5'"))?;
     let runner = start(&database, &kafka, &name)?;
     wait_for(&database, 0, 5)?;
     ensure!(topic.wait_for(5)?.len() == 5, "those before it arrive");
-    connection.batch_execute(
-        "UPDATE outbox_parked SET payload = '5', next_attempt_at = clock_timestamp() \
-         WHERE octet_length(payload) > 1",
-    )?;
+    connection.batch_execute(&format!(
+        "UPDATE outbox_parked SET {repair}, next_attempt_at = clock_timestamp() \
+         WHERE id = (SELECT min(id) FROM outbox_parked)"
+    ))?;
     settled(&database)?;
     runner.stop()?;
     assert_once_in_order(&topic.read_committed()?, 10)
+}
+
+/// In the batch of the refused message, whose transaction is aborted.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn what_stands_before_a_refused_message_of_its_key_is_delivered_once() -> Result<()> {
+    what_stands_before_it_is_delivered_once(
+        "payload = convert_to(repeat('x', 2000000), 'UTF8')",
+        "payload = '5'",
+    )
 }
 
 /// Headers that are none can only be written by plain SQL. They are found before anything is sent.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn what_stands_before_a_defective_message_of_its_key_is_delivered_once() -> Result<()> {
-    let database = Postgres::create()?;
-    let kafka = Kafka::new()?;
-    let topic = kafka.create_topic(1)?;
-    let name = Uuid::new_v4().simple().to_string();
-    let mut connection = database.connect()?;
-    connection.batch_execute(&format!(
-        "INSERT INTO outbox (topic, key, payload, headers) \
-         SELECT '{}', 'k', convert_to(n::text, 'UTF8'), CASE n WHEN 5 THEN '[5]'::json END \
-         FROM generate_series(0, 9) AS n",
-        topic.name()
-    ))?;
-    let runner = start(&database, &kafka, &name)?;
-    topic.wait_for(5)?;
-    wait_for(&database, 0, 5)?;
-    connection.batch_execute(
-        "UPDATE outbox_parked SET headers = NULL, next_attempt_at = clock_timestamp()",
-    )?;
-    settled(&database)?;
-    runner.stop()?;
-    assert_once_in_order(&topic.read_committed()?, 10)
+    what_stands_before_it_is_delivered_once("headers = '[5]'", "headers = NULL")
 }
 
 /// A dead letter is committed together with its number, like any batch.

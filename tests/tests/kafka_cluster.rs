@@ -9,7 +9,7 @@ use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
 use outbox_tests::rig::{LIMIT, Rig, Settings, wait_until};
 use outbox_tests::servers::kafka::{Cluster, Node};
-use outbox_tests::topic::{Kafka, Topic};
+use outbox_tests::topic::Kafka;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
@@ -29,15 +29,8 @@ fn start() -> Result<(Cluster, Rig)> {
     let cluster = Cluster::start(&[])?;
     println!("started_after={:?}", begin.elapsed());
     let rig = Rig::on(Postgres::create()?, &Kafka::at(cluster.bootstrap()))?;
-    wait_until("all replicas are in sync", || Ok(in_sync(&rig.topic, 3)))?;
+    wait_until("all replicas are in sync", || Ok(rig.topic.is_in_sync(3)))?;
     Ok((cluster, rig))
-}
-
-/// Whether the partition is on so many nodes. One that was just started may not know it yet.
-fn in_sync(topic: &Topic, count: usize) -> bool {
-    topic
-        .replicas(PARTITION)
-        .is_ok_and(|replicas| replicas.in_sync.len() == count)
 }
 
 /// Waits until more messages have arrived than there were.
@@ -84,7 +77,7 @@ fn change_leaders(promise: Promise, configure: impl Fn(&mut Settings)) -> Result
     configure(&mut settings);
     let mut runner = settings.start()?;
     for loss in [Loss::Crash, Loss::Pause, Loss::Stop] {
-        wait_until("all replicas are in sync", || Ok(in_sync(&rig.topic, 3)))?;
+        wait_until("all replicas are in sync", || Ok(rig.topic.is_in_sync(3)))?;
         wait_for_more(&rig)?;
         let leader = rig.topic.replicas(PARTITION)?.leader;
         let gone = Instant::now();
@@ -164,7 +157,7 @@ fn with_too_few_replicas_messages_wait_and_none_is_blamed() -> Result<()> {
     let _turn = turn();
     let (mut cluster, rig) = start()?;
     let probe = Kafka::at(cluster.bootstrap()).create_topic(1)?;
-    wait_until("all replicas are in sync", || Ok(in_sync(&probe, 3)))?;
+    wait_until("all replicas are in sync", || Ok(probe.is_in_sync(3)))?;
     let writers = rig.load().start(2);
     let mut runner = rig.runner().start()?;
     wait_for_more(&rig)?;

@@ -13,7 +13,7 @@ use outbox::store::Store;
 use outbox::{Message, publish_all};
 use outbox_tests::certificates::{Authority, Certificate};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
-use outbox_tests::servers::kafka::{Identity, Listener, Secured};
+use outbox_tests::servers::kafka::{Listener, Secured};
 use outbox_tests::topic::{Kafka, Topic};
 
 const USER: &str = "shop";
@@ -32,11 +32,6 @@ impl Site {
     fn start() -> Result<Self> {
         let authority = Authority::new()?;
         let own = authority.issue("kafka", &["127.0.0.1"])?;
-        let identity = Identity {
-            certificate: &own.certificate,
-            key: &own.key,
-            authority: authority.certificate(),
-        };
         // Tokens that are not signed are believed by Kafka's own example of a verifier.
         let tokens = [
             (
@@ -49,7 +44,7 @@ impl Site {
                  unsecuredLoginStringClaim_sub=\"broker\";",
             ),
         ];
-        let mut server = Secured::start(identity, &[(USER, PASSWORD)], &tokens)?;
+        let mut server = Secured::start(own.identity(&authority), &[(USER, PASSWORD)], &tokens)?;
         let plain = Kafka::at(server.plain().bootstrap());
         Ok(Self {
             authority,

@@ -9,12 +9,12 @@ use outbox::sink::{NatsSink, Outcome, Sink as _, SinkErrorKind, SinkTls};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message};
 use outbox_tests::brokers::nats::{Stream, connect};
-use outbox_tests::brokers::{self, judge, send, start, until, until_delivered, until_left, write};
+use outbox_tests::brokers::runs::{self, until_written};
+use outbox_tests::brokers::{Running, send, start, until, until_delivered, until_left, write};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
-use outbox_tests::load;
-use outbox_tests::messages::{assert_order, distinct, keyed};
+use outbox_tests::messages::{assert_order, keyed};
 use outbox_tests::servers::Nats;
 use outbox_tests::servers::process::Signal;
 use uuid::Uuid;
@@ -292,21 +292,11 @@ async fn a_server_without_jetstream_is_told_before_a_message_is_sent() -> Result
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
-    const COUNT: usize = 10_000;
     let server = Nats::start(&[], &[])?;
-    let database = Postgres::create()?;
     let topic = a_topic();
     let stream = Stream::create(&server.url(), &topic).await?;
-    write(&database, &keyed(&topic, COUNT, 100))?;
-    let begin = std::time::Instant::now();
-    let runner = start(&database, NatsSink::builder(server.url()).build()?)?;
-    until_left(&database, 0, 0).await?;
-    println!("messages={COUNT} took={:?}", begin.elapsed());
-    assert_eq!(runner.stop().await?, COUNT as u64);
-    let arrived = stream.arrived().await?;
-    assert_eq!((arrived.len(), distinct(&arrived)), (COUNT, COUNT));
-    assert_order(&arrived);
-    Ok(())
+    let sink = NatsSink::builder(server.url()).build()?;
+    runs::ten_thousand(&topic, sink, &stream).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,21 +304,10 @@ async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
 async fn a_refusal_in_the_middle_holds_up_its_key_and_is_not_passed() -> Result<()> {
     // Less than the outbox takes.
     let server = Nats::start(&["max_payload: 100000"], &[])?;
-    let database = Postgres::create()?;
     let topic = a_topic();
     let stream = Stream::create(&server.url(), &topic).await?;
-    let mut messages = keyed(&topic, 400, 8);
-    let large = vec![b'x'; 200_000];
-    messages[83] = Message::new(&topic).with_key("3").with_payload(large);
-    write(&database, &messages)?;
-    let runner = start(&database, NatsSink::builder(server.url()).build()?)?;
-    // It, and those behind it.
-    until_left(&database, 0, 40).await?;
-    runner.stop().await?;
-    let arrived = stream.arrived().await?;
-    assert_eq!(distinct(&arrived), 360);
-    assert_order(&arrived);
-    Ok(())
+    let sink = NatsSink::builder(server.url()).build()?;
+    runs::one_refused(&topic, sink, vec![b'x'; 200_000], &stream).await
 }
 
 /// Each is known by its id when it is sent again, so nothing comes twice.
@@ -337,46 +316,23 @@ async fn a_refusal_in_the_middle_holds_up_its_key_and_is_not_passed() -> Result<
 async fn a_server_that_is_killed_or_stands_still_loses_repeats_and_reorders_nothing() -> Result<()>
 {
     let mut server = Nats::start(&[], &[])?;
-    let database = Postgres::create()?;
-    load::prepare(&database)?;
     let topic = a_topic();
     let stream = Stream::create(&server.url(), &topic).await?;
     let url = server.url();
     let sink = || {
-        NatsSink::builder(&url)
-            .delivery_timeout(Duration::from_secs(2))
-            .build()
+        let sink = NatsSink::builder(&url).delivery_timeout(Duration::from_secs(2));
+        Ok(sink.build()?)
     };
-    let runner = start(&database, sink()?)?;
-    let writers = brokers::load(&database, &topic, 9).start(3);
-    let written = |more: usize| {
-        let least = load::committed(&database)?.len() + more;
-        Ok::<_, anyhow::Error>(least)
+    let happens = async |database: &Postgres, runner: &Running| {
+        server.kill()?;
+        until_written(database, 300).await?;
+        server.restart()?;
+        until_delivered(database, 300).await?;
+        server.signal(Signal::STOP)?;
+        until("the runner is not ready", || Ok(!runner.is_ready())).await?;
+        server.signal(Signal::CONT)
     };
-    let at_least = |least: usize| {
-        let database = &database;
-        move || Ok(load::committed(database)?.len() >= least)
-    };
-    until("some are written", at_least(300)).await?;
-    server.kill()?;
-    until("writers go on", at_least(written(300)?)).await?;
-    server.restart()?;
-    until_delivered(&database, 300).await?;
-    server.signal(Signal::STOP)?;
-    until("the runner is not ready", || Ok(!runner.is_ready())).await?;
-    server.signal(Signal::CONT)?;
-    until_delivered(&database, 300).await?;
-
-    // Stopped in good order while messages are in flight, and another one goes on.
-    runner.stop().await?;
-    let runner = start(&database, sink()?)?;
-    writers.stop()?;
-    until_left(&database, 0, 0).await?;
-    runner.stop().await?;
-    let arrived = stream.arrived().await?;
-    let verdict = judge(&database, &arrived, Promise::ExactlyOnce)?;
-    assert!(verdict.committed > 600);
-    Ok(())
+    runs::outage(&topic, sink, happens, &stream, Promise::ExactlyOnce).await
 }
 
 /// Where there was no stream, messages wait until there is one.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{self, Database as _};
-use outbox_tests::servers::kafka::{Identity, Listener, Node, Secured};
+use outbox_tests::servers::kafka::{Listener, Node, Secured};
 use outbox_tests::servers::{Kafka, MariaDb, Postgres, kafka, postgres};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -250,13 +250,8 @@ fn listed(address: &str, config: &str) -> Result<String> {
 fn a_secured_kafka_knows_its_users_and_is_known_by_its_authority() -> Result<()> {
     let (authority, wrong) = (Authority::new()?, Authority::new()?);
     let own = authority.issue("kafka", &["127.0.0.1"])?;
-    let identity = Identity {
-        certificate: &own.certificate,
-        key: &own.key,
-        authority: authority.certificate(),
-    };
     let users = [("shop", "open-sesame"), ("stranger", "sesame")];
-    let mut server = Secured::start(identity, &users, &[])?;
+    let mut server = Secured::start(own.identity(&authority), &users, &[])?;
     server.plain().create_topic("kept", 1)?;
     server.plain().create_topic("secret", 1)?;
     server.grant("stranger", "All", "secret")?;

@@ -7,14 +7,13 @@ use outbox::sink::{RabbitMqSink, Sink as _, SinkErrorKind, SinkTls};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox::{Headers, Message};
 use outbox_tests::brokers::rabbitmq::Queue;
-use outbox_tests::brokers::{self, judge, send, start, until, until_delivered, until_left, write};
+use outbox_tests::brokers::runs::{self, until_written};
+use outbox_tests::brokers::{Running, send, start, until, until_left, write};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
-use outbox_tests::load;
 use outbox_tests::messages::{assert_order, distinct, keyed};
 use outbox_tests::servers::RabbitMq;
-use outbox_tests::servers::kafka::Identity;
 use outbox_tests::servers::process::Signal;
 use uuid::Uuid;
 
@@ -289,21 +288,11 @@ async fn while_the_broker_is_short_of_memory_messages_wait() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
-    const COUNT: usize = 10_000;
     let broker = RabbitMq::start(&[])?;
-    let database = Postgres::create()?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    write(&database, &keyed(&topic, COUNT, 100))?;
-    let begin = std::time::Instant::now();
-    let runner = start(&database, RabbitMqSink::builder(broker.url()).build()?)?;
-    until_left(&database, 0, 0).await?;
-    println!("messages={COUNT} took={:?}", begin.elapsed());
-    assert_eq!(runner.stop().await?, COUNT as u64);
-    let arrived = queue.arrived().await?;
-    assert_eq!((arrived.len(), distinct(&arrived)), (COUNT, COUNT));
-    assert_order(&arrived);
-    Ok(())
+    let sink = RabbitMqSink::builder(broker.url()).build()?;
+    runs::ten_thousand(&topic, sink, &queue).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,54 +300,26 @@ async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
 async fn a_refusal_in_the_middle_holds_up_its_key_and_is_not_passed() -> Result<()> {
     // Less than the outbox takes.
     let broker = RabbitMq::start(&["max_message_size = 100000"])?;
-    let database = Postgres::create()?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    let mut messages = keyed(&topic, 400, 8);
-    let large = vec![b'x'; 200_000];
-    messages[83] = Message::new(&topic).with_key("3").with_payload(large);
-    write(&database, &messages)?;
-    let runner = start(&database, RabbitMqSink::builder(broker.url()).build()?)?;
-    // It, and those behind it.
-    until_left(&database, 0, 40).await?;
-    runner.stop().await?;
-    let arrived = queue.arrived().await?;
-    assert_eq!(distinct(&arrived), 360);
-    assert_order(&arrived);
-    Ok(())
+    let sink = RabbitMqSink::builder(broker.url()).build()?;
+    runs::one_refused(&topic, sink, vec![b'x'; 200_000], &queue).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_broker_that_is_killed_and_back_loses_and_reorders_nothing() -> Result<()> {
     let mut broker = RabbitMq::start(&[])?;
-    let database = Postgres::create()?;
-    load::prepare(&database)?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    let sink = || RabbitMqSink::builder(broker.url()).build();
-    let runner = start(&database, sink()?)?;
-    let writers = brokers::load(&database, &topic, 7).start(3);
-    let some_arrived = || Ok(load::committed(&database)?.len() > 300);
-    until("some are written", some_arrived).await?;
-    let next = sink()?;
-    broker.kill()?;
-    let before = load::committed(&database)?.len();
-    let more = || Ok(load::committed(&database)?.len() > before + 300);
-    until("writers go on", more).await?;
-    broker.restart()?;
-
-    // Stopped in good order while messages are in flight, and another one goes on.
-    until_delivered(&database, 300).await?;
-    runner.stop().await?;
-    let runner = start(&database, next)?;
-    writers.stop()?;
-    until_left(&database, 0, 0).await?;
-    runner.stop().await?;
-    let arrived = queue.arrived().await?;
-    let verdict = judge(&database, &arrived, Promise::AtLeastOnce)?;
-    assert!(verdict.committed > 600);
-    Ok(())
+    let url = broker.url();
+    let sink = || Ok(RabbitMqSink::builder(&url).build()?);
+    let happens = async |database: &Postgres, _: &Running| {
+        broker.kill()?;
+        until_written(database, 300).await?;
+        broker.restart()
+    };
+    runs::outage(&topic, sink, happens, &queue, Promise::AtLeastOnce).await
 }
 
 /// What is in the buffers of a broker that stands still can arrive behind what was sent anew.
@@ -366,30 +327,20 @@ async fn a_broker_that_is_killed_and_back_loses_and_reorders_nothing() -> Result
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn a_broker_that_stands_still_loses_nothing() -> Result<()> {
     let mut broker = RabbitMq::start(&[])?;
-    let database = Postgres::create()?;
-    load::prepare(&database)?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
-    let sink = RabbitMqSink::builder(broker.url()).delivery_timeout(Duration::from_secs(1));
-    let runner = start(&database, sink.build()?)?;
-    let writers = brokers::load(&database, &topic, 8).start(2);
-    until("some are written", || {
-        Ok(load::committed(&database)?.len() > 200)
-    })
-    .await?;
-    broker.signal(Signal::STOP)?;
-    let not_ready = || Ok(!runner.is_ready());
-    until("the runner is not ready", not_ready).await?;
-    broker.signal(Signal::CONT)?;
-    writers.stop()?;
-    until_left(&database, 0, 0).await?;
-    runner.stop().await?;
-    judge(
-        &database,
-        &queue.arrived().await?,
-        Promise::AtLeastOnceWithZombies,
-    )?;
-    Ok(())
+    let url = broker.url();
+    let sink = || {
+        let sink = RabbitMqSink::builder(&url).delivery_timeout(Duration::from_secs(1));
+        Ok(sink.build()?)
+    };
+    let happens = async |_: &Postgres, runner: &Running| {
+        broker.signal(Signal::STOP)?;
+        until("the runner is not ready", || Ok(!runner.is_ready())).await?;
+        broker.signal(Signal::CONT)
+    };
+    let promise = Promise::AtLeastOnceWithZombies;
+    runs::outage(&topic, sink, happens, &queue, promise).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,12 +348,10 @@ async fn a_broker_that_stands_still_loses_nothing() -> Result<()> {
 async fn it_connects_by_tls_to_whom_it_trusts() -> Result<()> {
     let (authority, wrong) = (Authority::new()?, Authority::new()?);
     let own = authority.issue("rabbitmq", &["localhost"])?;
-    let identity = Identity {
-        certificate: &own.certificate,
-        key: &own.key,
-        authority: authority.certificate(),
-    };
-    let broker = RabbitMq::start_with_tls(identity, &["ssl_options.fail_if_no_peer_cert = true"])?;
+    let broker = RabbitMq::start_with_tls(
+        own.identity(&authority),
+        &["ssl_options.fail_if_no_peer_cert = true"],
+    )?;
     let topic = a_topic();
     let queue = Queue::declare(&broker.url(), &topic).await?;
     let url = format!("amqps://guest:guest@localhost:{}/%2f", broker.tls_port());

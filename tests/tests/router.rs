@@ -8,8 +8,10 @@ use outbox::sink::{NatsSink, RabbitMqSink, Router, Sink as _, SinkErrorKind};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox_tests::brokers::nats::Stream;
 use outbox_tests::brokers::rabbitmq::Queue;
-use outbox_tests::brokers::{send, start, until_left, write};
+use outbox_tests::brokers::runs::{self, until_written};
+use outbox_tests::brokers::{Running, send, start, until_left, write};
 use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::history::Promise;
 use outbox_tests::messages::{assert_order, keyed};
 use outbox_tests::servers::{Nats, RabbitMq};
 use uuid::Uuid;
@@ -24,16 +26,20 @@ struct Fixture {
 impl Fixture {
     async fn new(server: &Nats) -> Result<Self> {
         let topic = format!("test-{}", Uuid::new_v4().simple());
-        let nobody = NatsSink::builder("nats://127.0.0.1:1").build()?;
         Ok(Self {
             stream: Stream::create(&server.url(), &topic).await?,
             topic,
-            router: Router::builder()
-                .route(["none.*"], nobody)
-                .route(["test-*"], NatsSink::builder(server.url()).build()?)
-                .build()?,
+            router: router(&server.url())?,
         })
     }
+}
+
+fn router(nats: &str) -> Result<Router> {
+    let nobody = NatsSink::builder("nats://127.0.0.1:1").build()?;
+    Ok(Router::builder()
+        .route(["none.*"], nobody)
+        .route(["test-*"], NatsSink::builder(nats).build()?)
+        .build()?)
 }
 
 impl SinkFixture for Fixture {
@@ -69,6 +75,38 @@ async fn a_router_keeps_the_contract_of_a_sink() -> Result<()> {
     let server = Nats::start(&[], &[])?;
     contract::sink(async || Fixture::new(&server).await.unwrap()).await;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn ten_thousand_messages_arrive_once_and_in_order() -> Result<()> {
+    let server = Nats::start(&[], &[])?;
+    let to = Fixture::new(&server).await?;
+    runs::ten_thousand(&to.topic, to.router, &to.stream).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_refusal_in_the_middle_holds_up_its_key_and_is_not_passed() -> Result<()> {
+    let server = Nats::start(&["max_payload: 100000"], &[])?;
+    let to = Fixture::new(&server).await?;
+    runs::one_refused(&to.topic, to.router, vec![b'x'; 200_000], &to.stream).await
+}
+
+/// What the stream has seen, it drops.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_server_that_is_killed_and_back_loses_repeats_and_reorders_nothing() -> Result<()> {
+    let mut server = Nats::start(&[], &[])?;
+    let to = Fixture::new(&server).await?;
+    let url = server.url();
+    let happens = async |database: &Postgres, _: &Running| {
+        server.kill()?;
+        until_written(database, 300).await?;
+        server.restart()
+    };
+    let sink = || router(&url);
+    runs::outage(&to.topic, sink, happens, &to.stream, Promise::ExactlyOnce).await
 }
 
 /// One broker goes, and comes back; what goes to the other does not notice.

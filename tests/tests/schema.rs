@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Integer, Text};
 use outbox::{Message, OutboxEvent as _};
-use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::database::{Database, MariaDb, Postgres, SqliteFile};
 use uuid::Uuid;
 
 /// A table: its primary key, and its columns with their types, in order.
@@ -126,6 +126,63 @@ fn postgres() -> Result<()> {
         .load(connection)?;
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].2, rows[0].4.as_deref()), (id, Some(&b"k"[..])));
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn mariadb() -> Result<()> {
+    let database = MariaDb::create()?;
+    let connection = &mut database.connect()?;
+    let columns = sql_query(
+        "SELECT c.table_name AS table_name, c.column_name AS column_name, c.data_type AS kind, \
+            CAST(coalesce(k.seq_in_index, 0) AS SIGNED) AS place, \
+            CAST(c.is_nullable = 'NO' AS SIGNED) AS is_not_null \
+         FROM information_schema.columns AS c \
+         LEFT JOIN information_schema.statistics AS k \
+            ON k.table_schema = c.table_schema AND k.table_name = c.table_name \
+            AND k.column_name = c.column_name AND k.index_name = 'PRIMARY' \
+         WHERE c.table_schema = database() AND c.table_name LIKE 'outbox%' \
+         ORDER BY c.table_name, c.ordinal_position",
+    )
+    .load(connection)?;
+    let found = found(columns, |column| {
+        let kind = match column.kind.as_str() {
+            "bigint" => "BigInt",
+            "binary" | "longblob" => "Binary",
+            "datetime" => "Datetime",
+            "int" => "Integer",
+            "longtext" | "varchar" => "Text",
+            "smallint" => "SmallInt",
+            // What `boolean` means there.
+            "tinyint" => "Bool",
+            other => other,
+        };
+        kind.to_owned()
+    });
+    assert_eq!(
+        told(include_str!("../../outbox/src/schema/mysql.rs"))?,
+        found
+    );
+
+    use outbox::schema::mysql::outbox;
+    let id = connection.transaction(|c| Message::new("t").with_key("k").publish(c))?;
+    type Row = (i64, Option<i16>, String, String, Option<Vec<u8>>);
+    let rows: Vec<Row> = outbox::table
+        .filter(outbox::topic.eq("t"))
+        .select((
+            outbox::id,
+            outbox::lane,
+            outbox::message_id,
+            outbox::topic,
+            outbox::key,
+        ))
+        .load(connection)?;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        (rows[0].2.as_str(), rows[0].4.as_deref()),
+        (id.to_string().as_str(), Some(&b"k"[..]))
+    );
     Ok(())
 }
 

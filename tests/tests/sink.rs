@@ -2,10 +2,10 @@
 
 use std::sync::Mutex;
 
+use outbox::Message;
 use outbox::sink::{KafkaSink, KafkaSinkBuilder, SinkErrorKind};
 use outbox::testing::contract::{self, SinkFixture};
-use outbox::{Headers, Message, RESERVED_PREFIX};
-use outbox_tests::topic::{Arrived, Kafka, Topic};
+use outbox_tests::topic::{Kafka, Topic};
 
 struct Fixture {
     topic: Topic,
@@ -23,22 +23,6 @@ impl Fixture {
             arrived: Mutex::default(),
         })
     }
-
-    fn message(&self, arrived: &Arrived) -> anyhow::Result<Message> {
-        let mut message = Message::new(self.topic.name()).with_id(arrived.id()?);
-        if let Some(key) = &arrived.key {
-            message = message.with_key(key.clone());
-        }
-        if let Some(payload) = &arrived.payload {
-            message = message.with_payload(payload.clone());
-        }
-        if let Some(event_type) = arrived.header("outbox-type") {
-            message = message.with_event_type(String::from_utf8(event_type.to_vec())?);
-        }
-        let headers = arrived.headers.iter().cloned();
-        let own = headers.filter(|(name, _)| !name.starts_with(RESERVED_PREFIX));
-        Ok(message.with_headers(own.collect::<Headers>()))
-    }
 }
 
 impl SinkFixture for Fixture {
@@ -55,7 +39,8 @@ impl SinkFixture for Fixture {
     async fn arrived(&self) -> Vec<Message> {
         let new = self.topic.read_to_end().unwrap();
         let mut arrived = self.arrived.lock().unwrap();
-        arrived.extend(new.iter().map(|arrived| self.message(arrived).unwrap()));
+        let topic = self.topic.name();
+        arrived.extend(new.iter().map(|new| new.message(topic).unwrap()));
         arrived.clone()
     }
 

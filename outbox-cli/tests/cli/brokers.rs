@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 use outbox_tests::certificates::{Authority, Certificate};
 use outbox_tests::database::{Database as _, Postgres};
-use outbox_tests::servers::kafka::{Identity, Listener, Secured};
+use outbox_tests::servers::kafka::{Listener, Secured};
 use outbox_tests::servers::process::Signal;
 use outbox_tests::topic::{Kafka, Topic};
 use tempfile::TempDir;
@@ -33,12 +33,7 @@ impl Site {
     fn start() -> Result<Self> {
         let authority = Authority::new()?;
         let own = authority.issue("kafka", &["127.0.0.1"])?;
-        let identity = Identity {
-            certificate: &own.certificate,
-            key: &own.key,
-            authority: authority.certificate(),
-        };
-        let mut server = Secured::start(identity, &[(USER, PASSWORD)], &[])?;
+        let mut server = Secured::start(own.identity(&authority), &[(USER, PASSWORD)], &[])?;
         let site = Self {
             plain: Kafka::at(server.plain().bootstrap()),
             server,

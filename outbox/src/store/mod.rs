@@ -2,10 +2,19 @@
 //!
 //! A [`Store`] knows messages and lanes, and nothing of sinks.
 
+#[cfg(any(
+    feature = "mysql",
+    feature = "postgres",
+    feature = "sqlite",
+    feature = "testing"
+))]
+mod columns;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "sqlite", feature = "testing"))]
+mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -24,6 +33,8 @@ pub use self::mysql::{MysqlStore, MysqlStoreBuilder};
 pub(crate) use self::postgres::paused;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "testing")]
+pub(crate) use self::row::MessageRow;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 
@@ -453,59 +464,6 @@ pub struct StoredMessage {
     /// Why it can never be sent, if it was written by plain SQL and breaks a rule: an illegal topic
     /// name, headers of another form. The runner treats it as refused.
     pub defect: Option<String>,
-}
-
-/// The columns of a row that become its [`Message`], in any database.
-#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
-struct Columns {
-    id: Uuid,
-    topic: String,
-    partition: Option<i32>,
-    key: Option<Vec<u8>>,
-    payload: Option<Vec<u8>>,
-    headers: Option<String>,
-    event_type: Option<String>,
-}
-
-#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
-impl StoredMessage {
-    /// Headers and topic can be anything if the row was written by plain SQL: what is wrong with
-    /// them becomes the message's defect.
-    fn new(position: Position, created_at: SystemTime, columns: Columns) -> Self {
-        let headers = columns.headers.as_deref().map(crate::Headers::from_json);
-        let (headers, unreadable) = match headers.transpose() {
-            Ok(headers) => (headers.unwrap_or_default(), None),
-            Err(invalid) => (crate::Headers::new(), Some(invalid.to_string())),
-        };
-        let message = Message {
-            id: columns.id,
-            topic: columns.topic,
-            partition: columns.partition,
-            key: columns.key,
-            headers,
-            payload: columns.payload,
-            event_type: columns.event_type,
-        };
-        Self {
-            position,
-            created_at,
-            defect: unreadable.or_else(|| message.defect()),
-            message,
-        }
-    }
-}
-
-/// A message id from a column of text, in which plain SQL can have written anything: then it is nil, and
-/// the second tells why the message can't be sent.
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
-fn message_id(text: &str) -> (Uuid, Option<String>) {
-    match Uuid::parse_str(text) {
-        Ok(id) => (id, None),
-        Err(error) => {
-            let reason = format!("message_id {text:?} is not a UUID: {error}");
-            (Uuid::nil(), Some(reason))
-        }
-    }
 }
 
 /// Why a store could not do what it was asked for.

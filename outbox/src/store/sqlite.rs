@@ -12,9 +12,10 @@ use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use diesel::{Connection as _, OptionalExtension as _, QueryableByName, RunQueryDsl as _};
 use diesel::{SqliteConnection, sql_query};
 
+use super::row::MessageRow;
 use super::{
-    Columns, DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal,
-    RunnerId, Store, StoreError, StoredMessage, TopicFilter, message_id,
+    DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
+    Store, StoreError, StoredMessage, TopicFilter,
 };
 
 /// Now, in the form of the tables' times. A `%f` has milliseconds, and the text sorts by time.
@@ -536,22 +537,8 @@ fn topics(filter: &TopicFilter) -> (String, Option<String>) {
 
 #[derive(QueryableByName)]
 struct Row {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = Text)]
-    message_id: String,
-    #[diesel(sql_type = Text)]
-    topic: String,
-    #[diesel(sql_type = Nullable<Integer>)]
-    partition: Option<i32>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    key: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    payload: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Text>)]
-    headers: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    event_type: Option<String>,
+    #[diesel(embed)]
+    message: MessageRow,
     #[diesel(sql_type = Nullable<BigInt>)]
     created_ms: Option<i64>,
     #[diesel(sql_type = Integer)]
@@ -562,26 +549,11 @@ impl Row {
     fn stored(self) -> StoredMessage {
         let position = Position {
             lane: LANE,
-            id: self.id,
+            id: self.message.id,
         };
         // A time that plain SQL wrote in another form is of no consequence: it is for people.
         let created_ms = self.created_ms.and_then(|ms| u64::try_from(ms).ok());
         let created_at = SystemTime::UNIX_EPOCH + Duration::from_millis(created_ms.unwrap_or(0));
-        let (id, unreadable) = message_id(&self.message_id);
-        let mut stored = StoredMessage::new(
-            position,
-            created_at,
-            Columns {
-                id,
-                topic: self.topic,
-                partition: self.partition,
-                key: self.key,
-                payload: self.payload,
-                headers: self.headers,
-                event_type: self.event_type,
-            },
-        );
-        stored.defect = unreadable.or(stored.defect);
-        stored
+        StoredMessage::new(position, created_at, self.message.columns())
     }
 }

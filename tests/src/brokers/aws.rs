@@ -26,6 +26,7 @@ use outbox::{Headers, Message};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::runs::Inbox;
 use crate::servers::{Aws, ElasticMq};
 
 /// Why an entry of a request is not taken.
@@ -207,6 +208,17 @@ impl Queue {
     }
 }
 
+impl Inbox for Queue {
+    /// What is read from a queue is not in it any more.
+    async fn arrived(&self, topic: &str) -> Result<Vec<Message>> {
+        self.take(topic).await
+    }
+
+    fn keeps_order(&self) -> bool {
+        self.url.ends_with(".fifo")
+    }
+}
+
 /// As a consumer reads what [`outbox::sink::SqsSink`] documents.
 fn from_sqs(topic: &str, received: &aws_sdk_sqs::types::Message) -> Result<Message> {
     let attributes = received.message_attributes.as_ref().context("attributes")?;
@@ -287,6 +299,12 @@ impl Stream {
     pub async fn messages(&self) -> Result<Vec<Message>> {
         let data = self.data().await?;
         data.iter().map(|data| from_envelope(data)).collect()
+    }
+}
+
+impl Inbox for Stream {
+    async fn arrived(&self, _: &str) -> Result<Vec<Message>> {
+        self.messages().await
     }
 }
 

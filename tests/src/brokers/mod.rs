@@ -4,6 +4,7 @@ pub mod aws;
 pub mod nats;
 pub mod pubsub;
 pub mod rabbitmq;
+pub mod runs;
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use outbox::{Message, publish_all};
 
 use crate::database::{Database as _, Postgres};
 use crate::history::{Delivered, History, Promise, Verdict};
-use crate::load::{self, Load};
+use crate::load;
 
 /// Long enough for anything on a machine that is busy with something else.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -100,15 +101,6 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> R
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// Writers who leave a broker time that takes the messages of a key one by one, and has only so many keys.
-pub fn load(database: &Postgres, topic: &str, seed: u64) -> Load {
-    Load {
-        keys: 64,
-        pause: Duration::from_millis(40),
-        ..Load::new(database, topic, seed)
-    }
 }
 
 /// Waits until so many more messages are delivered.

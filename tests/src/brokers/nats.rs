@@ -13,6 +13,8 @@ use futures_util::StreamExt as _;
 use outbox::{Headers, Message, RESERVED_PREFIX};
 use uuid::Uuid;
 
+use super::runs::Inbox;
+
 /// A stream of one subject, and what arrived in it.
 #[derive(Debug)]
 pub struct Stream {
@@ -99,6 +101,12 @@ impl Stream {
         self.arrived
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inbox for Stream {
+    async fn arrived(&self, _: &str) -> Result<Vec<Message>> {
+        self.arrived().await
     }
 }
 

@@ -11,10 +11,14 @@ use outbox::{Headers, Message};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::runs::Inbox;
 use crate::servers::PubSub;
 
 /// The project of all tests.
 pub const PROJECT: &str = "test";
+
+/// What the server says to a message with which something is wrong, as gRPC numbers it.
+pub const INVALID_ARGUMENT: i32 = 3;
 
 /// Pub/Sub.
 #[derive(Debug)]
@@ -104,6 +108,12 @@ impl Cloud {
         let (head, shown) = (String::from_utf8_lossy(head), String::from_utf8_lossy(body));
         ensure!(head.starts_with("HTTP/1.0 200"), "{path}: {head}{shown}");
         Ok(body.to_vec())
+    }
+}
+
+impl Inbox for Cloud {
+    async fn arrived(&self, topic: &str) -> Result<Vec<Message>> {
+        self.messages(topic)
     }
 }
 

@@ -13,6 +13,8 @@ use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use outbox::{Headers, Message, RESERVED_PREFIX};
 use uuid::Uuid;
 
+use super::runs::Inbox;
+
 /// A durable queue for the messages of one topic.
 #[derive(Debug)]
 pub struct Queue {
@@ -131,6 +133,12 @@ impl Queue {
         self.arrived
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inbox for Queue {
+    async fn arrived(&self, _: &str) -> Result<Vec<Message>> {
+        self.arrived().await
     }
 }
 

@@ -7,7 +7,7 @@ use outbox::sink::{KinesisSink, PubSubSink, Sink, SinkErrorKind, SqsSink};
 use outbox::testing::contract::{self, SinkFixture};
 use outbox_tests::brokers::{aws, pubsub};
 
-use super::{refuse, unique};
+use super::{POISON, refuse, unique};
 
 /// Where a sink sends to, and what can be refused there.
 trait Place {
@@ -44,9 +44,6 @@ impl<K: Sink, P: Place> SinkFixture for Fixture<K, P> {
         }
     }
 }
-
-/// What a refused message has in it.
-const POISON: &str = "poison";
 
 /// One that the service refuses, and says that it is its own fault, or the message's.
 fn poison(topic: &str, kind: SinkErrorKind, refused: SinkErrorKind) -> Option<Message> {
@@ -172,14 +169,13 @@ impl Place for pubsub::Cloud {
     }
 
     fn failing(&self, topic: &str, kind: SinkErrorKind) -> Option<Message> {
-        /// As gRPC numbers them.
-        const INVALID_ARGUMENT: i32 = 3;
+        /// As gRPC numbers it.
         const CANCELLED: i32 = 1;
         match kind {
             // Not tried again by Google's client.
             SinkErrorKind::Unavailable => self.refuse(POISON, CANCELLED, 1).unwrap(),
             // Once with others, and once alone.
-            SinkErrorKind::Rejected => self.refuse(POISON, INVALID_ARGUMENT, 2).unwrap(),
+            SinkErrorKind::Rejected => self.refuse(POISON, pubsub::INVALID_ARGUMENT, 2).unwrap(),
             _ => return None,
         }
         Some(Message::new(topic).with_key("k").with_payload(POISON))

@@ -128,14 +128,11 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-/// Within the five minutes for which SQS knows a message again, nothing is there twice.
-#[test]
-#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-fn all_messages_come_to_sqs_in_order() -> Result<()> {
+fn all_messages_come_to_sqs(kind: &str, promise: Promise) -> Result<()> {
     let runtime = runtime()?;
     let cloud = aws::Sqs::start()?;
     let run = Run::new(cloud.address(), FEWER)?;
-    let queue = runtime.block_on(cloud.create_queue(&format!("{}.fifo", run.topic)))?;
+    let queue = runtime.block_on(cloud.create_queue(&format!("{}{kind}", run.topic)))?;
     run.work(|| {
         let config = aws::config_at(run.proxy.address());
         let config = aws::refusing(config, by_chance("InternalError"));
@@ -148,8 +145,20 @@ fn all_messages_come_to_sqs_in_order() -> Result<()> {
         Ok(runtime.block_on(sink.delivery_timeout(TIMEOUT).build())?)
     })?;
     let arrived = runtime.block_on(queue.take(&run.topic))?;
-    run.judge(&arrived, Promise::ExactlyOnce)?;
-    Ok(())
+    run.judge(&arrived, promise)
+}
+
+/// Within the five minutes for which SQS knows a message again, nothing is there twice.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn all_messages_come_to_sqs_in_order() -> Result<()> {
+    all_messages_come_to_sqs(".fifo", Promise::ExactlyOnce)
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn all_messages_come_to_a_standard_queue() -> Result<()> {
+    all_messages_come_to_sqs("", Promise::AtLeastOnceInAnyOrder)
 }
 
 #[test]

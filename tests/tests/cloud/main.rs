@@ -5,6 +5,7 @@ mod contract;
 mod delivery;
 mod kinesis;
 mod pubsub;
+mod runs;
 mod sqs;
 
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use uuid::Uuid;
 fn unique() -> String {
     format!("test-{}", Uuid::new_v4().simple())
 }
+
+/// What a refused message has in it.
+const POISON: &str = "poison";
 
 /// Refuses what has this text in it.
 fn refuse(text: &'static str, code: &'static str, sender_fault: bool) -> Judge {

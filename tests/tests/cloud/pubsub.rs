@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use anyhow::Result;
 use outbox::Message;
 use outbox::sink::{PubSubSink, Sink as _, SinkErrorKind};
-use outbox_tests::brokers::pubsub::{Cloud, PROJECT};
+use outbox_tests::brokers::pubsub::{Cloud, INVALID_ARGUMENT, PROJECT};
 use outbox_tests::brokers::send;
 
 use super::unique;
@@ -49,7 +49,6 @@ async fn errors_name_the_topic_and_the_remedy() -> Result<()> {
     ignore = "needs real servers and Go 1.24: run `cargo xtask test`"
 )]
 async fn of_a_refused_request_only_the_message_that_was_meant_is_refused() -> Result<()> {
-    const INVALID_ARGUMENT: i32 = 3;
     let cloud = Cloud::start()?;
     let topic = unique();
     cloud.create_topic(&topic)?;

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
-use outbox_tests::database::Postgres;
+use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
 use outbox_tests::servers;
 use outbox_tests::topic::Kafka;

@@ -17,7 +17,7 @@ use outbox_tests::servers::process::Signal;
 use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
-use crate::rig::{PARTITIONS, Rig, RunnerProcess, Settings, wait_until};
+use crate::rig::{Rig, RunnerProcess, Settings, wait_until};
 
 const KILLS: usize = 8;
 
@@ -64,12 +64,9 @@ impl Fleet {
             }
         }
         // Not a second one before the first has all that it missed: a message is taken when two have it.
-        for partition in 0..PARTITIONS {
-            wait_until("all replicas are in sync", || {
-                let replicas = self.rig.topic.replicas(partition);
-                Ok(replicas.is_ok_and(|replicas| replicas.in_sync.len() == cluster.nodes().len()))
-            })?;
-        }
+        wait_until("all replicas are in sync", || {
+            Ok(self.rig.topic.is_in_sync(cluster.nodes().len()))
+        })?;
         let unlucky = self.rig.rng.usize(..cluster.nodes().len());
         cluster.nodes()[unlucky].kill()?;
         Ok(true)

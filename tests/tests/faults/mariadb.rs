@@ -1,7 +1,7 @@
 //! Runners and writers on MariaDB.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use outbox_tests::crash::Step;
@@ -70,42 +70,6 @@ fn killed_runners_on_mariadb_lose_and_reorder_nothing_and_meet_nobody_in_a_deadl
         written.failed == 0,
         "a runner was in the way of writers: {written:?}"
     );
-    Ok(())
-}
-
-/// Killed and stopped, under load.
-#[test]
-#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-fn a_mariadb_that_crashes_loses_no_message() -> Result<()> {
-    type End = fn(&mut servers::MariaDb) -> Result<()>;
-    let ends: [(&str, End); 3] = [
-        ("killed", servers::MariaDb::kill),
-        ("stopped", servers::MariaDb::stop),
-        ("killed", servers::MariaDb::kill),
-    ];
-    let mut server = servers::MariaDb::start(&[])?;
-    let mut rig = Rig::on(MariaDb::create_on(&server.url())?, &Kafka::new()?)?;
-    let writers = rig.load().start(2);
-    let mut runners = [rig.runner().start()?, rig.runner().start()?];
-    for (how, end) in ends {
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
-        thread::sleep(rig.up_to(Duration::from_millis(500)));
-        end(&mut server)?;
-        thread::sleep(rig.up_to(Duration::from_millis(500)));
-        server.restart()?;
-        let back = Instant::now();
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
-        println!("end={how} resumed_after={:?}", back.elapsed());
-    }
-    let written = writers.stop()?;
-    ensure!(written.failed > 0, "{written:?}");
-    rig.drain()?;
-    for runner in &mut runners {
-        runner.terminate()?;
-    }
-    rig.judge(Promise::AtLeastOnce)?;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ use outbox_tests::servers::process::Signal;
 use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
-use crate::rig::{PARTITIONS, Rig, RunnerProcess, Settings, wait_until};
+use crate::rig::{Rig, RunnerProcess, Settings, wait_until};
 
 /// Of a run without `OUTBOX_TEST_MINUTES`.
 const ROUNDS: usize = 8;
@@ -388,13 +388,9 @@ impl World {
             false => node.restart()?,
         }
         // Not a second one before the first has all that it missed.
-        for partition in 0..PARTITIONS {
-            wait_until("all replicas are in sync", || {
-                let replicas = self.rig.topic.replicas(partition);
-                Ok(replicas.is_ok_and(|replicas| replicas.in_sync.len() == 3))
-            })?;
-        }
-        Ok(())
+        wait_until("all replicas are in sync", || {
+            Ok(self.rig.topic.is_in_sync(3))
+        })
     }
 
     /// By plain SQL, in the midst of a key that others write to.

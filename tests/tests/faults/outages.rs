@@ -4,8 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::database::{Database, MariaDb, Postgres};
 use outbox_tests::history::Promise;
+use outbox_tests::load::Writer;
 use outbox_tests::servers;
 use outbox_tests::topic::Kafka;
 
@@ -58,19 +59,20 @@ fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
     Ok(())
 }
 
-/// The database is stopped at once, killed and stopped in good order, under load.
-#[test]
-#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
-fn a_database_that_crashes_loses_no_message() -> Result<()> {
-    type End = fn(&mut servers::Postgres) -> Result<()>;
-    let ends: [(&str, End); 4] = [
-        ("at once", servers::Postgres::stop_at_once),
-        ("killed", servers::Postgres::kill),
-        ("stopped", servers::Postgres::stop),
-        ("killed", servers::Postgres::kill),
-    ];
-    let mut server = servers::Postgres::start(&[])?;
-    let mut rig = Rig::on(Postgres::create_on(&server.url())?, &Kafka::new()?)?;
+/// A way in which a server goes away.
+type End<S> = (&'static str, fn(&mut S) -> Result<()>);
+
+/// The database goes away in each of these ways under load, and comes back.
+fn nothing_is_lost_with<S, D>(
+    mut server: S,
+    database: D,
+    ends: &[End<S>],
+    back: fn(&mut S) -> Result<()>,
+) -> Result<()>
+where
+    D: Database<Connection: Writer>,
+{
+    let mut rig = Rig::on(database, &Kafka::new()?)?;
     let writers = rig.load().start(2);
     let mut runners = [rig.runner().start()?, rig.runner().start()?];
     for (how, end) in ends {
@@ -79,7 +81,7 @@ fn a_database_that_crashes_loses_no_message() -> Result<()> {
         thread::sleep(rig.up_to(Duration::from_millis(500)));
         end(&mut server)?;
         thread::sleep(rig.up_to(Duration::from_millis(500)));
-        server.restart()?;
+        back(&mut server)?;
         let back = Instant::now();
         let delivered = rig.topic.count()?;
         wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
@@ -91,8 +93,36 @@ fn a_database_that_crashes_loses_no_message() -> Result<()> {
     for runner in &mut runners {
         runner.terminate()?;
     }
-    rig.judge(Promise::AtLeastOnce)?;
-    Ok(())
+    rig.judge(Promise::AtLeastOnce).map(drop)
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_database_that_crashes_loses_no_message() -> Result<()> {
+    type Server = servers::Postgres;
+    let ends: [End<Server>; 4] = [
+        ("at once", Server::stop_at_once),
+        ("killed", Server::kill),
+        ("stopped", Server::stop),
+        ("killed", Server::kill),
+    ];
+    let server = Server::start(&[])?;
+    let database = Postgres::create_on(&server.url())?;
+    nothing_is_lost_with(server, database, &ends, Server::restart)
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_mariadb_that_crashes_loses_no_message() -> Result<()> {
+    type Server = servers::MariaDb;
+    let ends: [End<Server>; 3] = [
+        ("killed", Server::kill),
+        ("stopped", Server::stop),
+        ("killed", Server::kill),
+    ];
+    let server = Server::start(&[])?;
+    let database = MariaDb::create_on(&server.url())?;
+    nothing_is_lost_with(server, database, &ends, Server::restart)
 }
 
 /// An administrator ends all of the runner's connections, again and again.

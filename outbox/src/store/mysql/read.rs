@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use outbox_mysql_driver::mysql_async::{Conn, Value};
 use serde_json::json;
 
-use super::super::{ALL_TOPICS, Columns, message_id};
+use super::super::ALL_TOPICS;
+use super::super::columns::{Columns, message_id};
 use super::{
     DueMessage, ParkedKey, Paused, Position, ReadRequest, StoreError, StoredMessage, TopicFilter,
     sql,
@@ -233,9 +234,8 @@ fn stored(mut row: sql::Columns) -> Result<StoredMessage, StoreError> {
         id: row.next()?,
     };
     let created_at = time(row.next()?);
-    let (id, unreadable) = message_id(&row.next::<String>()?);
     let columns = Columns {
-        id,
+        id: message_id(&row.next::<String>()?),
         topic: row.next()?,
         partition: row.next()?,
         key: row.next()?,
@@ -243,7 +243,5 @@ fn stored(mut row: sql::Columns) -> Result<StoredMessage, StoreError> {
         headers: row.next()?,
         event_type: row.next()?,
     };
-    let mut stored = StoredMessage::new(position, created_at, columns);
-    stored.defect = unreadable.or(stored.defect);
-    Ok(stored)
+    Ok(StoredMessage::new(position, created_at, columns))
 }

@@ -3,7 +3,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
-use super::super::Columns;
+use super::super::columns::Columns;
 use super::floor::{Horizon, Plan};
 use super::{
     ALL_TOPICS, DueMessage, ParkedKey, Paused, Position, ReadRequest, StoreError, StoredMessage,
@@ -146,7 +146,7 @@ fn stored(row: &Row) -> Result<StoredMessage, Error> {
         id: row.try_get(1)?,
     };
     let columns = Columns {
-        id: row.try_get(2)?,
+        id: Ok(row.try_get(2)?),
         topic: row.try_get(3)?,
         partition: row.try_get(4)?,
         key: row.try_get(5)?,
