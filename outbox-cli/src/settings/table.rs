@@ -74,10 +74,10 @@ pub(crate) const MAX_CONNECTIONS: Setting = Setting::new(
 pub(crate) const SINK: Setting = Setting::new(
     "sink",
     "URL",
-    "Where messages go, if not to Kafka's `--brokers`: amqp://… (RabbitMQ), nats://… (NATS JetStream), \
-     sqs://REGION, kinesis://REGION, pubsub://PROJECT, or kafka://HOST:PORT,… with its options behind a `?`. \
-     Everybody on the machine sees flags: a URL with a password belongs into OUTBOX_SINK, or a file that \
-     OUTBOX_SINK_FILE names. By topics: [[route]] in the file of settings",
+    "Where messages go: kafka://HOST:PORT,…, or amqp://… (RabbitMQ), nats://… (NATS JetStream), sqs://REGION, \
+     kinesis://REGION or pubsub://PROJECT, with options behind a `?`. Everybody on the machine sees flags: a \
+     URL with a password belongs into OUTBOX_SINK, or a file that OUTBOX_SINK_FILE names. Several sinks by \
+     topics: [[route]] in the file of settings",
 )
 .secret();
 

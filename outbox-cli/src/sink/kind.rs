@@ -69,13 +69,7 @@ impl Kind {
     }
 
     /// What the program has to be built with for it.
-    #[cfg(not(all(
-        feature = "kinesis",
-        feature = "nats",
-        feature = "pubsub",
-        feature = "rabbitmq",
-        feature = "sqs"
-    )))]
+    #[cfg(not(all_sinks))]
     pub(super) fn is_missing(self) -> String {
         let feature = match self {
             Self::Kafka => "kafka",

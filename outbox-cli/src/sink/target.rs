@@ -62,13 +62,7 @@ impl Target {
             Kind::Kinesis => KinesisSink::from_url(url).map(Builder::Kinesis),
             #[cfg(feature = "pubsub")]
             Kind::PubSub => PubSubSink::from_url(url).map(Builder::PubSub),
-            #[cfg(not(all(
-                feature = "kinesis",
-                feature = "nats",
-                feature = "pubsub",
-                feature = "rabbitmq",
-                feature = "sqs"
-            )))]
+            #[cfg(not(all_sinks))]
             missing => {
                 settings.invalid(format!("{origin} {}", missing.is_missing()));
                 return None;

@@ -27,6 +27,7 @@ fn refused(arguments: &[&str], expected: &[&str]) -> Result<()> {
 }
 
 #[test]
+#[cfg_attr(not(all_sinks), ignore = "needs all sinks: add `--all-features`")]
 fn a_url_that_can_not_be_is_refused_without_being_shown() -> Result<()> {
     for (url, expected) in [
         ("amqq://u:canary@h", "did you mean `amqp`?"),
@@ -68,6 +69,7 @@ fn a_url_that_can_not_be_is_refused_without_being_shown() -> Result<()> {
 }
 
 #[test]
+#[cfg_attr(not(all_sinks), ignore = "needs all sinks: add `--all-features`")]
 fn what_a_sink_can_not_heed_is_refused_by_name() -> Result<()> {
     let amqp = ["--sink", "amqp://u:canary@h"];
     let with = |more: &[&'static str]| [&amqp[..], more].concat();
@@ -107,6 +109,7 @@ fn what_a_sink_can_not_heed_is_refused_by_name() -> Result<()> {
 }
 
 #[test]
+#[cfg_attr(not(all_sinks), ignore = "needs all sinks: add `--all-features`")]
 fn routes_that_can_not_be_are_refused() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("outbox.toml");
@@ -196,6 +199,7 @@ fn routes_that_can_not_be_are_refused() -> Result<()> {
 }
 
 #[test]
+#[cfg_attr(not(all_sinks), ignore = "needs all sinks: add `--all-features`")]
 fn who_reads_knows_kafka_alone() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("outbox.toml");
@@ -229,6 +233,7 @@ fn who_reads_knows_kafka_alone() -> Result<()> {
 
 /// Whatever is wrong with the settings is told before anything is connected to.
 #[test]
+#[cfg_attr(not(all_sinks), ignore = "needs all sinks: add `--all-features`")]
 fn settings_come_before_connections() -> Result<()> {
     let listener = || -> Result<_> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
