@@ -171,7 +171,7 @@ async fn messages_come_to_nats() -> Result<()> {
     };
     let mut site = Site::new()?;
     let topic = a_topic();
-    let stream = Stream::create(&url("admin", "admin"), &topic).await?;
+    let stream = Stream::create_as(&server.url(), "admin", "admin", &topic).await?;
     site.write(&topic)?;
     // In a file, as secrets are.
     let folder = tempfile::tempdir()?;
