@@ -89,7 +89,11 @@ impl Site {
 
     fn no_secret_was_told(&self) {
         assert!(self.said.contains("started"), "{}", self.said);
-        assert!(!self.said.contains("canary"), "{}", self.said);
+        // As text, in base64, and as Rust shows bytes.
+        for secret in ["canary", "Y2FuYXJ5", "99, 97, 110, 97, 114, 121"] {
+            let told = self.said.lines().find(|line| line.contains(secret));
+            assert_eq!(told, None);
+        }
     }
 }
 
