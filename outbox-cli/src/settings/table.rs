@@ -100,6 +100,13 @@ pub(crate) const MESSAGE_TIMEOUT: Setting = Setting::new(
     "How long the sink tries to deliver a message before the runner sends it again [default: 5s]",
 );
 
+pub(crate) const IN_FLIGHT_PER_KEY: Setting = Setting::new(
+    "in-flight-per-key",
+    "MESSAGES",
+    "The most messages of a key on their way to Kafka at a time: with 1, nothing passes what a broker refuses \
+     [default: no limit]",
+);
+
 pub(crate) const CREATE_TOPICS: Setting = Setting::new(
     "create-topics",
     "PARTITIONS",
@@ -255,6 +262,7 @@ pub(crate) const OF_RUNNER: &[&Setting] = &[
     &MESSAGE_TIMEOUT,
     &DELIVERY,
     &NAME,
+    &IN_FLIGHT_PER_KEY,
     &CREATE_TOPICS,
     &TOPIC_REPLICATION,
     &TOPICS,

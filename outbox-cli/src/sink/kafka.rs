@@ -7,12 +7,17 @@ use tracing::subscriber::{NoSubscriber, with_default};
 
 use crate::brokers;
 use crate::settings::{
-    CREATE_TOPICS, DELIVERY, MESSAGE_TIMEOUT, NAME, Setting, Settings, TOPIC_REPLICATION, duration,
-    number, one_of,
+    CREATE_TOPICS, DELIVERY, IN_FLIGHT_PER_KEY, MESSAGE_TIMEOUT, NAME, Setting, Settings,
+    TOPIC_REPLICATION, duration, number, one_of,
 };
 
 /// What has an effect on Kafka alone, besides properties of librdkafka.
-pub(super) const SETTINGS: [&Setting; 3] = [&NAME, &CREATE_TOPICS, &TOPIC_REPLICATION];
+pub(super) const SETTINGS: [&Setting; 4] = [
+    &NAME,
+    &IN_FLIGHT_PER_KEY,
+    &CREATE_TOPICS,
+    &TOPIC_REPLICATION,
+];
 
 /// The property that says where the brokers are.
 const BOOTSTRAP: &str = "bootstrap.servers";
@@ -59,6 +64,7 @@ impl Kafka {
         let properties = brokers::properties(settings);
         let timeout = settings.value(&MESSAGE_TIMEOUT, timeout);
         let name = exactly_once(settings);
+        let in_flight = settings.value(&IN_FLIGHT_PER_KEY, number);
         let topics = new_topics(settings);
         let brokers = brokers.filter(|_| settings.is_valid())?;
         let mut builder = KafkaSink::builder(&brokers);
@@ -70,6 +76,9 @@ impl Kafka {
         }
         if let Some(name) = name {
             builder = builder.exactly_once(name);
+        }
+        if let Some(messages) = in_flight {
+            builder = builder.in_flight_per_key(messages);
         }
         if let Some((partitions, copies)) = topics {
             builder = builder.create_topics(partitions, copies);

@@ -81,10 +81,18 @@ fn what_a_sink_can_not_heed_is_refused_by_name() -> Result<()> {
         ],
     )?;
     refused(
-        &with(&["--kafka", "acks=1", "--create-topics", "3"]),
+        &with(&[
+            "--kafka",
+            "acks=1",
+            "--create-topics",
+            "3",
+            "--in-flight-per-key",
+            "1",
+        ]),
         &[
             "`--kafka acks` is for Kafka, and messages go to RabbitMQ",
             "`--create-topics` is for Kafka",
+            "`--in-flight-per-key` is for Kafka",
         ],
     )?;
     refused(
