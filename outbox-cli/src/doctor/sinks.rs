@@ -50,9 +50,8 @@ async fn examine_one(
     of: &str,
     topics: Vec<String>,
 ) -> Vec<Finding> {
-    if let Some(bootstrap) = target.brokers() {
-        let bootstrap = bootstrap.to_owned();
-        return brokers::examine(settings, &bootstrap, topics).await;
+    if let Target::Kafka(kafka) = &target {
+        return brokers::examine(settings, kafka.brokers(), topics).await;
     }
     let (name, places) = (target.kind().name(), target.kind().places());
     let finding = match target.build().await {

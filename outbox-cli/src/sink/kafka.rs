@@ -23,7 +23,7 @@ pub(super) const SETTINGS: [&Setting; 4] = [
 const BOOTSTRAP: &str = "bootstrap.servers";
 
 /// A sink for Kafka that can be made.
-pub(super) struct Kafka {
+pub(crate) struct Kafka {
     brokers: String,
     builder: KafkaSinkBuilder,
 }
@@ -86,7 +86,8 @@ impl Kafka {
         Some(Self { brokers, builder })
     }
 
-    pub(super) fn brokers(&self) -> &str {
+    /// The addresses of its brokers.
+    pub(crate) fn brokers(&self) -> &str {
         &self.brokers
     }
 

@@ -69,10 +69,10 @@ impl Kind {
     }
 
     /// What the program has to be built with for it.
-    #[cfg(not(all_sinks))]
     pub(super) fn is_missing(self) -> String {
         let feature = match self {
-            Self::Kafka => "kafka",
+            // It is never missing.
+            Self::Kafka => "default",
             Self::RabbitMq => "rabbitmq",
             Self::Nats => "nats",
             Self::Sqs => "sqs",

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 #[cfg(feature = "kinesis")]
-use outbox::sink::{KinesisSink, KinesisSinkBuilder};
+use outbox::sink::KinesisSink;
 #[cfg(feature = "nats")]
-use outbox::sink::{NatsSink, NatsSinkBuilder};
+use outbox::sink::NatsSink;
 #[cfg(feature = "pubsub")]
-use outbox::sink::{PubSubSink, PubSubSinkBuilder};
+use outbox::sink::PubSubSink;
 #[cfg(feature = "rabbitmq")]
-use outbox::sink::{RabbitMqSink, RabbitMqSinkBuilder};
+use outbox::sink::RabbitMqSink;
+use outbox::sink::SinkConfigError;
 #[cfg(feature = "sqs")]
-use outbox::sink::{SqsSink, SqsSinkBuilder};
+use outbox::sink::SqsSink;
 
 use super::any::AnySink;
 use super::kafka::{self, Kafka, timeout};
@@ -23,59 +25,47 @@ use crate::settings::{MESSAGE_TIMEOUT, Settings};
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A sink that can be made, and is connected to nothing before.
-pub(crate) struct Target {
-    builder: Builder,
-    delivery_timeout: Duration,
+pub(crate) enum Target {
+    Kafka(Box<Kafka>),
+    Other {
+        kind: Kind,
+        delivery_timeout: Duration,
+        make: Make,
+    },
 }
 
-enum Builder {
-    Kafka(Box<Kafka>),
-    #[cfg(feature = "rabbitmq")]
-    RabbitMq(RabbitMqSinkBuilder),
-    #[cfg(feature = "nats")]
-    Nats(NatsSinkBuilder),
-    #[cfg(feature = "sqs")]
-    Sqs(SqsSinkBuilder),
-    #[cfg(feature = "kinesis")]
-    Kinesis(KinesisSinkBuilder),
-    #[cfg(feature = "pubsub")]
-    PubSub(PubSubSinkBuilder),
-}
+/// Makes a sink with this time-out.
+type Make = Box<dyn FnOnce(Duration) -> BoxFuture<'static, Result<AnySink, SinkConfigError>>>;
 
 impl Target {
     /// What a URL names, which was given at `origin`. The settings know what is wrong with it.
     pub(super) fn of_url(settings: &mut Settings, url: &str, origin: &str) -> Option<Self> {
         let kind = Kind::of(url).map_err(|why| settings.invalid(format!("{origin} {why}")));
-        let builder = match kind.ok()? {
-            Kind::Kafka => {
-                let brokers = kafka::brokers(url);
-                let brokers = brokers.map_err(|why| settings.invalid(format!("{origin} {why}")));
-                return Self::of_kafka(settings, brokers.ok());
-            }
-            #[cfg(feature = "rabbitmq")]
-            Kind::RabbitMq => RabbitMqSink::from_url(url).map(Builder::RabbitMq),
-            #[cfg(feature = "nats")]
-            Kind::Nats => NatsSink::from_url(url).map(Builder::Nats),
-            #[cfg(feature = "sqs")]
-            Kind::Sqs => SqsSink::from_url(url).map(Builder::Sqs),
-            #[cfg(feature = "kinesis")]
-            Kind::Kinesis => KinesisSink::from_url(url).map(Builder::Kinesis),
-            #[cfg(feature = "pubsub")]
-            Kind::PubSub => PubSubSink::from_url(url).map(Builder::PubSub),
-            #[cfg(not(all_sinks))]
-            missing => {
-                settings.invalid(format!("{origin} {}", missing.is_missing()));
-                return None;
-            }
-        };
+        let kind = kind.ok()?;
+        if kind == Kind::Kafka {
+            let brokers = kafka::brokers(url);
+            let brokers = brokers.map_err(|why| settings.invalid(format!("{origin} {why}")));
+            return Self::of_kafka(settings, brokers.ok());
+        }
         let delivery_timeout = match settings.has(&MESSAGE_TIMEOUT) {
             true => settings.value(&MESSAGE_TIMEOUT, timeout),
             false => Some(DELIVERY_TIMEOUT),
         };
-        let builder = builder.map_err(|error| settings.invalid(format!("{origin}: {error}")));
-        Some(Self {
-            builder: builder.ok()?,
+        let make = match other(kind, url) {
+            Some(Ok(make)) => make,
+            Some(Err(error)) => {
+                settings.invalid(format!("{origin}: {error}"));
+                return None;
+            }
+            None => {
+                settings.invalid(format!("{origin} {}", kind.is_missing()));
+                return None;
+            }
+        };
+        Some(Self::Other {
+            kind,
             delivery_timeout: delivery_timeout?,
+            make,
         })
     }
 
@@ -83,80 +73,83 @@ impl Target {
     /// same.
     pub(super) fn of_kafka(settings: &mut Settings, brokers: Option<String>) -> Option<Self> {
         let kafka = Kafka::from_settings(settings, brokers)?;
-        Some(Self {
-            builder: Builder::Kafka(Box::new(kafka)),
-            delivery_timeout: DELIVERY_TIMEOUT,
-        })
+        Some(Self::Kafka(Box::new(kafka)))
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        match self.builder {
-            Builder::Kafka(_) => Kind::Kafka,
-            #[cfg(feature = "rabbitmq")]
-            Builder::RabbitMq(_) => Kind::RabbitMq,
-            #[cfg(feature = "nats")]
-            Builder::Nats(_) => Kind::Nats,
-            #[cfg(feature = "sqs")]
-            Builder::Sqs(_) => Kind::Sqs,
-            #[cfg(feature = "kinesis")]
-            Builder::Kinesis(_) => Kind::Kinesis,
-            #[cfg(feature = "pubsub")]
-            Builder::PubSub(_) => Kind::PubSub,
-        }
-    }
-
-    /// The addresses of the brokers, if it is Kafka.
-    pub(crate) fn brokers(&self) -> Option<&str> {
-        match &self.builder {
-            Builder::Kafka(kafka) => Some(kafka.brokers()),
-            #[allow(unreachable_patterns)]
-            _ => None,
+        match self {
+            Self::Kafka(_) => Kind::Kafka,
+            Self::Other { kind, .. } => *kind,
         }
     }
 
     /// What stands in for the sink while the settings are looked at, or what is wrong with it.
     pub(super) fn rehearse(&self) -> Result<AnySink, String> {
-        match &self.builder {
-            Builder::Kafka(kafka) => kafka.rehearse().map(AnySink::Kafka),
-            #[allow(unreachable_patterns)]
-            _ => Ok(AnySink::StandIn(StandIn {
-                delivery_timeout: self.delivery_timeout,
+        match self {
+            Self::Kafka(kafka) => kafka.rehearse().map(AnySink::Kafka),
+            Self::Other {
+                delivery_timeout, ..
+            } => Ok(AnySink::StandIn(StandIn {
+                delivery_timeout: *delivery_timeout,
             })),
         }
     }
 
     /// Makes the sink, which may begin to connect.
     pub(crate) async fn build(self) -> Result<AnySink, String> {
-        #[allow(unused_variables)]
-        let timeout = self.delivery_timeout;
-        let sink = match self.builder {
-            Builder::Kafka(kafka) => return kafka.build().map(AnySink::Kafka),
-            #[cfg(feature = "rabbitmq")]
-            Builder::RabbitMq(builder) => {
+        match self {
+            Self::Kafka(kafka) => kafka.build().map(AnySink::Kafka),
+            Self::Other {
+                delivery_timeout,
+                make,
+                ..
+            } => make(delivery_timeout)
+                .await
+                .map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// The sink of a URL of this kind; `None` if the program was built without it.
+// Without any of the features nothing looks at the URL.
+#[allow(unused_variables)]
+fn other(kind: Kind, url: &str) -> Option<Result<Make, SinkConfigError>> {
+    match kind {
+        #[cfg(feature = "rabbitmq")]
+        Kind::RabbitMq => Some(RabbitMqSink::from_url(url).map(|builder| -> Make {
+            Box::new(|timeout| {
                 let sink = builder.delivery_timeout(timeout).build();
-                sink.map(AnySink::RabbitMq)
-            }
-            #[cfg(feature = "nats")]
-            Builder::Nats(builder) => {
+                Box::pin(async { sink.map(AnySink::RabbitMq) })
+            })
+        })),
+        #[cfg(feature = "nats")]
+        Kind::Nats => Some(NatsSink::from_url(url).map(|builder| -> Make {
+            Box::new(|timeout| {
                 let sink = builder.delivery_timeout(timeout).build();
-                sink.map(AnySink::Nats)
-            }
-            #[cfg(feature = "sqs")]
-            Builder::Sqs(builder) => {
-                let sink = builder.delivery_timeout(timeout).build().await;
-                sink.map(AnySink::Sqs)
-            }
-            #[cfg(feature = "kinesis")]
-            Builder::Kinesis(builder) => {
-                let sink = builder.delivery_timeout(timeout).build().await;
-                sink.map(AnySink::Kinesis)
-            }
-            #[cfg(feature = "pubsub")]
-            Builder::PubSub(builder) => {
-                let sink = builder.delivery_timeout(timeout).build().await;
-                sink.map(AnySink::PubSub)
-            }
-        };
-        sink.map_err(|error| error.to_string())
+                Box::pin(async { sink.map(AnySink::Nats) })
+            })
+        })),
+        #[cfg(feature = "sqs")]
+        Kind::Sqs => Some(SqsSink::from_url(url).map(|builder| -> Make {
+            Box::new(|timeout| {
+                let sink = builder.delivery_timeout(timeout).build();
+                Box::pin(async { sink.await.map(AnySink::Sqs) })
+            })
+        })),
+        #[cfg(feature = "kinesis")]
+        Kind::Kinesis => Some(KinesisSink::from_url(url).map(|builder| -> Make {
+            Box::new(|timeout| {
+                let sink = builder.delivery_timeout(timeout).build();
+                Box::pin(async { sink.await.map(AnySink::Kinesis) })
+            })
+        })),
+        #[cfg(feature = "pubsub")]
+        Kind::PubSub => Some(PubSubSink::from_url(url).map(|builder| -> Make {
+            Box::new(|timeout| {
+                let sink = builder.delivery_timeout(timeout).build();
+                Box::pin(async { sink.await.map(AnySink::PubSub) })
+            })
+        })),
+        _ => None,
     }
 }
