@@ -67,32 +67,27 @@ impl Plan {
             return None;
         };
         let stand_in = sink.rehearse(settings)?;
-        let plan = Self { store, sink, steps };
-        let rehearsed = plan.builder(stand_in).build();
+        let rehearsed = builder(store.clone(), stand_in, &steps).build();
         rehearsed
             .map_err(|e| settings.invalid(e.to_string()))
             .ok()?;
-        Some(plan)
-    }
-
-    fn builder(&self, sink: AnySink) -> Builder {
-        let builder = Runner::builder(self.store.clone(), sink);
-        self.steps
-            .iter()
-            .fold(builder, |builder, step| step(builder))
+        Some(Self { store, sink, steps })
     }
 
     /// Makes the runner, whose sinks may begin to connect.
     async fn build(self, meter: Option<Meter>) -> Result<Runner<PostgresStore, AnySink>, String> {
-        let Self { store, sink, steps } = self;
-        let sink = sink.build().await?;
-        let mut builder = Runner::builder(store, sink);
+        let sink = self.sink.build().await?;
+        let mut builder = builder(self.store, sink, &self.steps);
         if let Some(meter) = meter {
             builder = builder.meter(meter);
         }
-        let builder = steps.iter().fold(builder, |builder, step| step(builder));
         builder.build().map_err(|error| error.to_string())
     }
+}
+
+fn builder(store: PostgresStore, sink: AnySink, steps: &[Step]) -> Builder {
+    let builder = Runner::builder(store, sink);
+    steps.iter().fold(builder, |builder, step| step(builder))
 }
 
 fn store(settings: &mut Settings) -> Option<PostgresStore> {

@@ -55,7 +55,7 @@ async fn examine_one(
     }
     let (name, places) = (target.kind().name(), target.kind().places());
     let finding = match target.build().await {
-        Err(error) => Finding::error(format!("{name}{of}: {error}"), "Correct its URL."),
+        Err(error) => Finding::error(error, "Correct its URL, or the environment."),
         Ok(sink) => match sink.check().await {
             Ok(()) => Finding::ok(format!(
                 "{name}{of} answers; whether its {places} are there was not looked at"

@@ -99,6 +99,15 @@ mod tests {
     }
 
     #[test]
+    fn what_to_build_it_with_is_told() {
+        let text = Kind::Sqs.is_missing();
+        assert!(
+            text.contains("Amazon SQS") && text.ends_with("--features sqs`"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_nearest_scheme_is_told_and_no_secret() {
         for (url, expected) in [
             (

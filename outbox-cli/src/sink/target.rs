@@ -100,12 +100,12 @@ impl Target {
         match self {
             Self::Kafka(kafka) => kafka.build().map(AnySink::Kafka),
             Self::Other {
+                kind,
                 delivery_timeout,
                 make,
-                ..
             } => make(delivery_timeout)
                 .await
-                .map_err(|error| error.to_string()),
+                .map_err(|error| format!("{}: {error}", kind.name())),
         }
     }
 }

@@ -10,7 +10,9 @@ use outbox::Message;
 use outbox_tests::brokers::nats::Stream;
 use outbox_tests::brokers::rabbitmq::Queue;
 use outbox_tests::brokers::{aws, pubsub};
+use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database as _, Postgres};
+use outbox_tests::servers::kafka::Identity;
 use outbox_tests::servers::process::Signal;
 use outbox_tests::servers::{Nats, RabbitMq};
 use outbox_tests::topic::Kafka;
@@ -121,7 +123,17 @@ fn assert_arrived(arrived: &[Message]) {
     ignore = "needs real servers and all sinks: run `cargo xtask test`"
 )]
 async fn messages_come_to_rabbitmq() -> Result<()> {
-    let broker = RabbitMq::start(&[])?;
+    let authority = Authority::new()?;
+    let own = authority.issue("rabbitmq", &["localhost"])?;
+    let identity = Identity {
+        certificate: &own.certificate,
+        key: &own.key,
+        authority: authority.certificate(),
+    };
+    let broker = RabbitMq::start_with_tls(identity, &[])?;
+    let folder = tempfile::tempdir()?;
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, authority.certificate())?;
     broker.ctl(&["add_user", "shop", SECRET])?;
     broker.ctl(&["set_permissions", "shop", ".*", ".*", ".*"])?;
     let mut site = Site::new()?;
@@ -133,8 +145,12 @@ async fn messages_come_to_rabbitmq() -> Result<()> {
     site.database.plain_sql(&format!(
         "INSERT INTO outbox (topic, key, payload) VALUES ('{nowhere}', 'k', 'canary-nowhere')"
     ))?;
-    let url = broker.url_for("shop", SECRET);
-    let url = format!("{url}?exchange=events&routing-key=shop.{{topic}}.{{key}}&heartbeat=5");
+    let url = format!(
+        "amqps://shop:{SECRET}@localhost:{}/%2f?exchange=events&routing-key=shop.{{topic}}.{{key}}&\
+         heartbeat=5&ca-file={}",
+        broker.tls_port(),
+        ca.display()
+    );
     let settings = |command: &mut Command| {
         command.env("OUTBOX_SINK", &url);
     };
