@@ -12,13 +12,14 @@ use rdkafka::{ClientConfig, ClientContext};
 use crate::settings::{
     BROKERS, DELIVERY, MESSAGE_TIMEOUT, NAME, Settings, did_you_mean, properties as known,
 };
+use crate::sink::brokers_to_read;
 
 /// The addresses of the bootstrap brokers.
 pub(crate) fn bootstrap(settings: &mut Settings) -> Option<String> {
     if !settings.has(&BROKERS) {
         settings.invalid(
             "no brokers are given: set `OUTBOX_BROKERS`, `brokers` in the file or `--brokers`, as in \
-             localhost:9092",
+             localhost:9092, or for others than Kafka `OUTBOX_SINK`, `sink` or `--sink`",
         );
     }
     settings.value(&BROKERS, |text| match text.trim() {
@@ -45,15 +46,22 @@ pub(crate) fn properties(settings: &mut Settings) -> Vec<(String, String)> {
     taken
 }
 
-/// How a client is made that looks at the brokers, or reads from them.
+/// How a client is made that reads from the brokers that the settings name.
 pub(crate) fn client(settings: &mut Settings) -> Option<ClientConfig> {
-    let bootstrap = bootstrap(settings);
+    let bootstrap = brokers_to_read(settings);
+    // What is wrong with its properties is told too.
+    let client = client_of(settings, bootstrap.as_deref().unwrap_or_default());
+    bootstrap.map(|_| client)
+}
+
+/// How a client is made that looks at these brokers.
+pub(crate) fn client_of(settings: &mut Settings, bootstrap: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     for (name, value) in properties(settings) {
         client.set(name, value);
     }
-    client.set("bootstrap.servers", bootstrap?);
-    Some(client)
+    client.set("bootstrap.servers", bootstrap);
+    client
 }
 
 /// What the brokers have, as one of them tells. While none answers, it is asked again.
@@ -77,11 +85,19 @@ pub(crate) fn metadata(
         if trouble.is_hopeless() || Instant::now() > deadline {
             return Err(trouble.text().unwrap_or_else(|| match error {
                 // Without "Meta data fetch error", since that is what everything here is.
-                KafkaError::MetadataFetch(code) => code.to_string(),
+                KafkaError::MetadataFetch(code) => meaning(code),
                 error => error.to_string(),
             }));
         }
     }
+}
+
+/// What a code means, in librdkafka's words. rdkafka puts its own name for it, of the same words, before them.
+pub(crate) fn meaning(code: RDKafkaErrorCode) -> String {
+    let text = code.to_string();
+    let words = text.strip_prefix(&format!("{code:?} ("));
+    let words = words.and_then(|words| words.strip_suffix(')'));
+    words.unwrap_or(&text).to_owned()
 }
 
 /// What went wrong last with the connections of a client. Wrong credentials, or a name that can't be

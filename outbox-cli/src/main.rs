@@ -17,6 +17,7 @@ mod run;
 mod send;
 mod settings;
 mod show;
+mod sink;
 mod status;
 mod supervisor;
 mod tail;
@@ -32,7 +33,8 @@ use self::database::Database;
 use self::failure::Failure;
 use self::settings::{DatabaseFlags, RunnerFlags};
 
-/// The transactional outbox: moves messages from PostgreSQL to Kafka, and shows and mends what waits
+/// The transactional outbox: moves messages from PostgreSQL to Kafka or another sink, and shows and mends what
+/// waits
 ///
 /// Each setting is a flag `--some-name`, a variable OUTBOX_SOME_NAME of the environment, or a key
 /// `some-name` in the TOML file that `--config` or OUTBOX_CONFIG names: the first of these that is given
@@ -48,10 +50,10 @@ struct Cli {
 /// What stands here of a command, or with its arguments, is its help: the first paragraph in short.
 #[derive(Subcommand)]
 enum Command {
-    /// Move messages to Kafka until SIGTERM or SIGINT
+    /// Move messages to Kafka, or to another sink, until SIGTERM or SIGINT
     ///
     /// It settles what is in flight then, and hands over to other runners; a second signal ends it at once. As
-    /// many runners as there are share the work. It starts while the database or the brokers are away, and waits
+    /// many runners as there are share the work. It starts while the database or the sink is away, and waits
     /// for them.
     Run(RunnerFlags),
     Migrate(migrate::Args),

@@ -225,8 +225,11 @@ impl Reader {
     }
 
     fn failed(&self, error: &KafkaError) -> Failure {
+        let words = error
+            .rdkafka_error_code()
+            .map_or_else(|| error.to_string(), brokers::meaning);
         let why = self.trouble().map(|why| format!(" ({why})"));
-        Failure::Failed(format!("the brokers: {error}{}", why.unwrap_or_default()))
+        Failure::Failed(format!("the brokers: {words}{}", why.unwrap_or_default()))
     }
 }
 

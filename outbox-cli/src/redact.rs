@@ -1,7 +1,7 @@
 //! Passwords taken out of texts that other people's libraries wrote.
 
-/// The text without passwords of URLs (`scheme://user:PASSWORD@host`) and of connection strings
-/// (`password=PASSWORD`).
+/// The text without passwords of URLs (`scheme://user:PASSWORD@host`), tokens of NATS (`nats://TOKEN@host`) and
+/// passwords of connection strings (`password=PASSWORD`).
 pub(crate) fn redact(text: &str) -> String {
     text.split_inclusive(char::is_whitespace)
         .map(|word| redact_pair(&redact_url(word)))
@@ -13,8 +13,12 @@ fn redact_url(word: &str) -> String {
         let (scheme, rest) = word.split_once("://")?;
         // A password that was not encoded may hold anything.
         let (account, place) = rest.rsplit_once('@')?;
-        let (user, _) = account.split_once(':')?;
-        Some(format!("{scheme}://{user}:***@{place}"))
+        let is_of_nats = ["nats", "tls"].iter().any(|nats| scheme.ends_with(nats));
+        match account.split_once(':') {
+            Some((user, _)) => Some(format!("{scheme}://{user}:***@{place}")),
+            None if is_of_nats => Some(format!("{scheme}://***@{place}")),
+            None => None,
+        }
     };
     redacted().unwrap_or_else(|| word.to_owned())
 }
@@ -43,6 +47,8 @@ mod tests {
             ),
             ("postgres://u:can@a/ry@h", "postgres://u:***@h"),
             ("postgres://u@h/db", "postgres://u@h/db"),
+            ("'nats://canary@h'", "'nats://***@h'"),
+            ("tls://u:canary@h", "tls://u:***@h"),
             ("password=canary host=h", "password=*** host=h"),
             ("sasl.password=canary", "sasl.password=***"),
         ] {

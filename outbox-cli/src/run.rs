@@ -4,22 +4,21 @@ use std::str::FromStr;
 
 use opentelemetry::metrics::Meter;
 use outbox::runner::{Completion, OnRejection, RunError, Runner, RunnerBuilder};
-use outbox::sink::KafkaSink;
 use outbox::store::{PostgresStore, StoreErrorKind};
 
 use crate::failure::Failure;
 use crate::http::Http;
 use crate::log::Log;
 use crate::settings::{
-    ATTEMPTS, BATCH_SIZE, COMPLETION, DEAD_LETTER_TOPIC, DELIVERY, GRACE, LEASE, LISTEN_URL,
-    MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MESSAGE_TIMEOUT, NAME, ON_REJECTION,
-    POLL_INTERVAL, RETENTION, RUNNER_NAME, RunnerFlags, Setting, Settings, TOPICS, duration, list,
-    number, one_of,
+    ATTEMPTS, BATCH_SIZE, COMPLETION, DEAD_LETTER_TOPIC, GRACE, LEASE, LISTEN_URL, MAX_CONNECTIONS,
+    MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, ON_REJECTION, POLL_INTERVAL, RETENTION, RUNNER_NAME,
+    RunnerFlags, Setting, Settings, TOPICS, duration, list, number, one_of,
 };
+use crate::sink::{self, AnySink};
 use crate::telemetry::Telemetry;
-use crate::{Database, brokers, database, supervisor};
+use crate::{Database, database, supervisor};
 
-type Builder = RunnerBuilder<PostgresStore, KafkaSink>;
+type Builder = RunnerBuilder<PostgresStore, AnySink>;
 
 /// Runs until a signal.
 pub(crate) async fn run(flags: &RunnerFlags) -> Result<(), Failure> {
@@ -28,10 +27,12 @@ pub(crate) async fn run(flags: &RunnerFlags) -> Result<(), Failure> {
     let tracer = telemetry.as_ref().and_then(Telemetry::tracer);
     Log::from_settings(&mut settings).start(tracer);
     let http = Http::from_settings(&mut settings);
-    let meter = telemetry.as_ref().map(Telemetry::meter);
-    let runner = runner(&mut settings, meter);
+    let plan = Plan::from_settings(&mut settings);
     let operator = Database::from_settings(&mut settings);
-    let (runner, operator) = settings.verdict(runner.zip(operator))?;
+    let (plan, operator) = settings.verdict(plan.zip(operator))?;
+    // All settings are right. Nothing was connected to before.
+    let runner = plan.build(telemetry.as_ref().map(Telemetry::meter)).await;
+    let runner = runner.map_err(|problem| Failure::Settings(vec![problem]))?;
     let mut beside = tokio::task::JoinSet::new();
     beside.spawn(supervisor::keep_informed(runner.health()));
     if let (Some(http), Some(telemetry)) = (http, &telemetry) {
@@ -48,29 +49,45 @@ pub(crate) async fn run(flags: &RunnerFlags) -> Result<(), Failure> {
     result
 }
 
-/// The runner, or `None` if the settings make none: they know why.
-pub(crate) fn runner(
-    settings: &mut Settings,
-    meter: Option<Meter>,
-) -> Option<Runner<PostgresStore, KafkaSink>> {
-    let store = store(settings);
-    let sink = sink(settings);
-    let steps = steps(settings);
-    // What they are together can be told only of what can be used by itself.
-    let (Some(store), Some(sink), true) = (store, sink, settings.is_valid()) else {
-        return None;
-    };
-    let mut builder = Runner::builder(store, sink);
-    if let Some(meter) = meter {
-        builder = builder.meter(meter);
+/// A runner that can be made, and is connected to nothing before.
+pub(crate) struct Plan {
+    store: PostgresStore,
+    pub(crate) sink: sink::Plan,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// What the settings ask for, or `None` if it can't be: they know why.
+    pub(crate) fn from_settings(settings: &mut Settings) -> Option<Self> {
+        let store = store(settings);
+        let sink = sink::Plan::from_settings(settings);
+        let steps = steps(settings);
+        // What they are together can be told only of what can be used by itself.
+        let (Some(store), Some(sink), true) = (store, sink, settings.is_valid()) else {
+            return None;
+        };
+        let stand_in = sink.rehearse(settings)?;
+        let rehearsed = builder(store.clone(), stand_in, &steps).build();
+        rehearsed
+            .map_err(|e| settings.invalid(e.to_string()))
+            .ok()?;
+        Some(Self { store, sink, steps })
     }
-    let built = steps
-        .into_iter()
-        .fold(builder, |builder, step| step(builder));
-    built
-        .build()
-        .map_err(|e| settings.invalid(e.to_string()))
-        .ok()
+
+    /// Makes the runner, whose sinks may begin to connect.
+    async fn build(self, meter: Option<Meter>) -> Result<Runner<PostgresStore, AnySink>, String> {
+        let sink = self.sink.build().await?;
+        let mut builder = builder(self.store, sink, &self.steps);
+        if let Some(meter) = meter {
+            builder = builder.meter(meter);
+        }
+        builder.build().map_err(|error| error.to_string())
+    }
+}
+
+fn builder(store: PostgresStore, sink: AnySink, steps: &[Step]) -> Builder {
+    let builder = Runner::builder(store, sink);
+    steps.iter().fold(builder, |builder, step| step(builder))
 }
 
 fn store(settings: &mut Settings) -> Option<PostgresStore> {
@@ -90,58 +107,8 @@ fn store(settings: &mut Settings) -> Option<PostgresStore> {
         .ok()
 }
 
-fn sink(settings: &mut Settings) -> Option<KafkaSink> {
-    let bootstrap = brokers::bootstrap(settings);
-    let properties = brokers::properties(settings);
-    let timeout = settings.value(&MESSAGE_TIMEOUT, duration);
-    let name = exactly_once(settings);
-    if !settings.is_valid() {
-        return None;
-    }
-    let mut sink = KafkaSink::builder(bootstrap?);
-    for (property, value) in properties {
-        sink = sink.set(property, value);
-    }
-    if let Some(timeout) = timeout {
-        sink = sink.message_timeout(timeout);
-    }
-    if let Some(name) = name {
-        sink = sink.exactly_once(name);
-    }
-    sink.build()
-        .map_err(|e| settings.invalid(e.to_string()))
-        .ok()
-}
-
-/// The name of the outbox, if it delivers exactly once.
-fn exactly_once(settings: &mut Settings) -> Option<String> {
-    let how = [("at-least-once", false), ("exactly-once", true)];
-    let exactly_once = settings
-        .value(&DELIVERY, |text| one_of(&how, text))
-        .unwrap_or(false);
-    let name = settings.value(&NAME, text::<String>);
-    belongs(settings, &NAME, exactly_once, &DELIVERY, "exactly-once");
-    name.filter(|_| exactly_once)
-}
-
-/// Makes sure that a setting is there if, and only if, another one makes it necessary.
-fn belongs(settings: &mut Settings, setting: &Setting, needed: bool, by: &Setting, word: &str) {
-    let (here, there) = (settings.origin(setting), settings.origin(by));
-    match (needed, settings.has(setting)) {
-        (true, false) => settings.invalid(format!(
-            "{there} is {word:?}, which needs `{}` too ({})",
-            setting.name, setting.help
-        )),
-        (false, true) => settings.invalid(format!(
-            "{here} is set, but has no effect unless `{}` is {word:?}",
-            by.name
-        )),
-        _ => {}
-    }
-}
-
 /// What to do with the runner's builder.
-type Step = Box<dyn FnOnce(Builder) -> Builder>;
+type Step = Box<dyn Fn(Builder) -> Builder>;
 
 fn steps(settings: &mut Settings) -> Vec<Step> {
     let steps = [
@@ -158,21 +125,22 @@ fn steps(settings: &mut Settings) -> Vec<Step> {
         step(settings, &POLL_INTERVAL, duration, Builder::poll_interval),
         step(settings, &LEASE, duration, Builder::lease),
         step(settings, &GRACE, duration, Builder::grace),
-        on_rejection(settings).map(|policy| -> Step { Box::new(|b| b.on_rejection(policy)) }),
+        on_rejection(settings)
+            .map(|policy| -> Step { Box::new(move |b| b.on_rejection(policy.clone())) }),
         completion(settings)
             .map(|completion| -> Step { Box::new(move |b| b.completion(completion)) }),
     ];
     steps.into_iter().flatten().collect()
 }
 
-fn step<T: 'static>(
+fn step<T: Clone + 'static>(
     settings: &mut Settings,
     setting: &Setting,
     read: impl FnOnce(&str) -> Result<T, String>,
-    apply: impl FnOnce(Builder, T) -> Builder + 'static,
+    apply: impl Fn(Builder, T) -> Builder + 'static,
 ) -> Option<Step> {
     let value = settings.value(setting, read)?;
-    Some(Box::new(move |builder| apply(builder, value)))
+    Some(Box::new(move |builder| apply(builder, value.clone())))
 }
 
 fn text<T: FromStr>(text: &str) -> Result<T, String> {
@@ -197,11 +165,10 @@ fn on_rejection(settings: &mut Settings) -> Option<OnRejection> {
     let attempts = settings.value(&ATTEMPTS, number);
     let topic = settings.value(&DEAD_LETTER_TOPIC, text::<String>);
     if !matches!(what, None | Some(What::Park)) {
-        belongs(settings, &ATTEMPTS, false, &ON_REJECTION, "park");
+        settings.belongs(&ATTEMPTS, false, &ON_REJECTION, "park");
     }
     let to_topic = what == Some(What::Topic);
-    belongs(
-        settings,
+    settings.belongs(
         &DEAD_LETTER_TOPIC,
         to_topic,
         &ON_REJECTION,
@@ -221,7 +188,7 @@ fn completion(settings: &mut Settings) -> Option<Completion> {
         .value(&COMPLETION, |text| one_of(&words, text))
         .unwrap_or(false);
     let retention = settings.value(&RETENTION, duration);
-    belongs(settings, &RETENTION, archive, &COMPLETION, "archive");
+    settings.belongs(&RETENTION, archive, &COMPLETION, "archive");
     let retention = retention.filter(|_| archive)?;
     Some(Completion::Archive { retention })
 }

@@ -9,27 +9,23 @@ use rdkafka::consumer::BaseConsumer;
 
 use super::Finding;
 use crate::brokers::{self, Trouble};
-use crate::settings::{BROKERS, Settings};
+use crate::settings::{CREATE_TOPICS, Settings};
 
 /// How long brokers may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What there is to say about the brokers, and about the topics for which messages wait.
-pub(super) async fn examine(settings: &mut Settings, topics: Vec<String>) -> Vec<Finding> {
-    if !settings.has(&BROKERS) {
-        return vec![Finding::ok(
-            "the brokers were not looked at: no `brokers` are given",
-        )];
-    }
-    let Some(client) = brokers::client(settings) else {
-        return Vec::new();
-    };
-    let bootstrap = client.get("bootstrap.servers").unwrap_or_default();
-    let bootstrap = bootstrap.to_owned();
+/// What there is to say about these brokers, and about the topics for which messages wait.
+pub(super) async fn examine(
+    settings: &mut Settings,
+    bootstrap: &str,
+    topics: Vec<String>,
+) -> Vec<Finding> {
+    let client = brokers::client_of(settings, bootstrap);
+    let makes_topics = settings.has(&CREATE_TOPICS);
     // librdkafka waits on the thread that asks.
     let asked = tokio::task::spawn_blocking(move || ask(&client)).await;
     match asked {
-        Ok(Ok(cluster)) => cluster.findings(topics),
+        Ok(Ok(cluster)) => cluster.findings(topics, makes_topics),
         Ok(Err(error)) => vec![Finding::error(
             format!("no broker answers at {bootstrap}: {error}"),
             "Check the addresses, `security.protocol` and what comes with it, and the network. A \
@@ -58,18 +54,21 @@ fn ask(client: &ClientConfig) -> Result<Cluster, String> {
 }
 
 impl Cluster {
-    fn findings(&self, waiting: Vec<String>) -> Vec<Finding> {
+    fn findings(&self, waiting: Vec<String>, makes_topics: bool) -> Vec<Finding> {
         let brokers = Finding::ok(match self.brokers {
             1 => "one broker answers".to_owned(),
             brokers => format!("{brokers} brokers answer"),
         });
         let missing = waiting.into_iter().filter(|t| !self.topics.contains(t));
-        let missing = missing.map(|topic| {
-            Finding::error(
+        let missing = missing.map(|topic| match makes_topics {
+            true => Finding::ok(format!(
+                "the topic {topic:?} is not there; a runner makes it"
+            )),
+            false => Finding::error(
                 format!("messages wait for the topic {topic:?}, which is not there"),
                 "Make it, or allow the runner to see it: DESCRIBE and WRITE. Its messages are \
                  delivered then.",
-            )
+            ),
         });
         std::iter::once(brokers).chain(missing).collect()
     }

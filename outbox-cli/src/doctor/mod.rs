@@ -2,14 +2,15 @@
 
 mod brokers;
 mod database;
+mod sinks;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::settings::{BROKERS, RunnerFlags, Settings, duration};
-use crate::{Database, run, show};
+use crate::settings::{DoctorFlags, Settings, duration};
+use crate::{Database, run, show, sink};
 
 /// Look for what is wrong, and say what to do about it
 ///
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     old_transaction: Duration,
 
     #[command(flatten)]
-    settings: RunnerFlags,
+    settings: DoctorFlags,
 }
 
 /// What was found.
@@ -87,13 +88,15 @@ impl Finding {
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     let mut settings = Settings::gather(&args.settings);
     // What only a runner finds out: whether the settings fit together.
-    if settings.has(&BROKERS) {
-        drop(run::runner(&mut settings, None));
-    }
+    let plan = match sink::is_given(&settings) {
+        true => run::Plan::from_settings(&mut settings),
+        false => None,
+    };
     let database = Database::from_settings(&mut settings);
     let database = settings.verdict(database)?;
     let (mut findings, topics) = database::examine(&database, args.old_transaction).await;
-    findings.extend(brokers::examine(&mut settings, topics).await);
+    let sink = plan.map(|plan| plan.sink);
+    findings.extend(sinks::examine(&mut settings, sink, topics).await);
 
     let text = match args.json {
         true => show::json(&findings)?,

@@ -1,9 +1,9 @@
 //! The settings as variables of the environment.
 
 use std::ffi::OsString;
-use std::fs;
 
 use super::table::{self, DATABASE_URL, KAFKA};
+use super::value::read_secret;
 use super::{Setting, Settings, nearest};
 
 const PREFIX: &str = "OUTBOX_";
@@ -48,9 +48,8 @@ pub(super) fn take(
                     settings.refuse(&origin, &why);
                     continue;
                 }
-                match fs::read_to_string(&text) {
-                    // Editors end a file with a new line.
-                    Ok(content) => content.trim_end_matches(['\r', '\n']).to_owned(),
+                match read_secret(&text) {
+                    Ok(content) => content,
                     Err(error) => {
                         let why = format!("names a file that can't be read: {text}: {error}");
                         settings.refuse(&origin, &why);

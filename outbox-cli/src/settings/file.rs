@@ -5,7 +5,7 @@ use std::fs;
 use toml::{Table, Value};
 
 use super::table::{self, CONFIG, KAFKA};
-use super::{Settings, did_you_mean};
+use super::{Settings, did_you_mean, route};
 
 /// Takes what is in the file, and takes note of what is not known.
 pub(super) fn take(settings: &mut Settings, path: &str) {
@@ -34,8 +34,12 @@ pub(super) fn take(settings: &mut Settings, path: &str) {
             }
             continue;
         }
+        if key == route::NAME {
+            route::take(settings, path, value);
+            continue;
+        }
         let Some(setting) = known().find(|setting| setting.name == key) else {
-            let hint = did_you_mean(key, known().map(|setting| setting.name.to_owned()));
+            let hint = did_you_mean(key, names().map(str::to_owned));
             settings
                 .unknown
                 .push(format!("{origin} is no setting of the outbox{hint}"));
@@ -50,6 +54,12 @@ pub(super) fn take(settings: &mut Settings, path: &str) {
 
 fn known() -> impl Iterator<Item = &'static table::Setting> {
     table::all().filter(|setting| setting.name != CONFIG.name)
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    known()
+        .map(|setting| setting.name)
+        .chain(std::iter::once(route::NAME))
 }
 
 /// TOML reads `linger.ms = 5` as a table `linger`.
@@ -67,7 +77,7 @@ fn take_properties(settings: &mut Settings, path: &str, prefix: &str, table: &Ta
     }
 }
 
-fn scalar(value: &Value) -> Option<String> {
+pub(super) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),

@@ -23,6 +23,9 @@ pub(crate) trait Taken {
     /// Whether clap may not complain of what it does not know, so that all of it is told at once. Commands
     /// that have arguments of their own leave it to clap.
     const ALL_AT_ONCE: bool = false;
+
+    /// The flags that the command has besides, of those that are told of all at once.
+    const OTHERS: &'static [&'static str] = &["help"];
 }
 
 /// The settings of commands that use the database.
@@ -30,6 +33,9 @@ pub(crate) enum OfDatabase {}
 
 /// Those and the runner's.
 pub(crate) enum OfRunner {}
+
+/// The same, of `outbox doctor`.
+pub(crate) enum OfDoctor {}
 
 /// Those of commands that use the brokers alone.
 pub(crate) enum OfBrokers {}
@@ -45,6 +51,12 @@ impl Taken for OfRunner {
     const SETTINGS: &'static [&'static [&'static Setting]] =
         &[table::OF_DATABASE, table::OF_RUNNER];
     const ALL_AT_ONCE: bool = true;
+}
+
+impl Taken for OfDoctor {
+    const SETTINGS: &'static [&'static [&'static Setting]] = OfRunner::SETTINGS;
+    const ALL_AT_ONCE: bool = OfRunner::ALL_AT_ONCE;
+    const OTHERS: &'static [&'static str] = &["help", "json", "old-transaction"];
 }
 
 impl Taken for OfBrokers {
@@ -65,6 +77,9 @@ pub(crate) type DatabaseFlags = Flags<OfDatabase>;
 /// Those and the runner's.
 pub(crate) type RunnerFlags = Flags<OfRunner>;
 
+/// The flags of `outbox doctor`.
+pub(crate) type DoctorFlags = Flags<OfDoctor>;
+
 /// The flags of commands that use the brokers alone.
 pub(crate) type BrokerFlags = Flags<OfBrokers>;
 
@@ -74,6 +89,31 @@ pub(crate) type VerifierFlags = Flags<OfBoth>;
 impl<T: Taken> Flags<T> {
     fn settings() -> impl Iterator<Item = &'static Setting> {
         T::SETTINGS.iter().copied().flatten().copied()
+    }
+
+    /// Behind the first flag that it does not know, clap takes all there is for more of it.
+    fn sort(&mut self, words: impl IntoIterator<Item = OsString>) {
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let Some(flag) = word.to_str().and_then(|text| text.strip_prefix("--")) else {
+                self.unknown.push(word);
+                continue;
+            };
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(value.into())),
+                None => (flag, None),
+            };
+            if T::OTHERS.contains(&name) {
+                continue;
+            }
+            match Self::settings().find(|setting| setting.name == name) {
+                Some(setting) => {
+                    let value = value.or_else(|| words.next());
+                    self.known.push((setting, value.unwrap_or_default()));
+                }
+                None => self.unknown.push(word),
+            }
+        }
     }
 }
 
@@ -128,8 +168,66 @@ impl<T: Taken> FromArgMatches for Flags<T> {
         }
         if T::ALL_AT_ONCE {
             let unknown = matches.get_many::<OsString>(UNKNOWN);
-            self.unknown.extend(unknown.into_iter().flatten().cloned());
+            self.sort(unknown.into_iter().flatten().cloned());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_doctor(words: &[&str]) -> DoctorFlags {
+        let command = crate::doctor::Args::augment_args(Command::new("doctor"));
+        let matches = command.try_get_matches_from(words).unwrap();
+        DoctorFlags::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn what_stands_behind_an_unknown_flag_is_known_all_the_same() {
+        let flags = of_doctor(&[
+            "doctor",
+            "--lease",
+            "1s",
+            "--leese",
+            "2s",
+            "--grace",
+            "3s",
+            "--json",
+            "--name=a=b",
+            "--help",
+            "--topics",
+        ]);
+        let known: Vec<_> = flags
+            .known
+            .iter()
+            .map(|(setting, value)| (setting.name, value.to_str().unwrap()))
+            .collect();
+        for expected in [
+            ("lease", "1s"),
+            ("grace", "3s"),
+            ("name", "a=b"),
+            ("topics", ""),
+        ] {
+            assert!(known.contains(&expected), "{expected:?}: {known:?}");
+        }
+        assert_eq!(flags.unknown, ["--leese", "2s"]);
+    }
+
+    #[test]
+    fn the_doctors_own_flags_are_known() {
+        let command = crate::doctor::Args::augment_args(Command::new("doctor"));
+        let own = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long());
+        let settings: Vec<_> = DoctorFlags::settings()
+            .map(|setting| setting.name)
+            .collect();
+        let own: Vec<_> = own.filter(|name| !settings.contains(name)).collect();
+        for name in &own {
+            assert!(OfDoctor::OTHERS.contains(name), "{name}");
+        }
+        assert!(!own.is_empty());
     }
 }

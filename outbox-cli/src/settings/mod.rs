@@ -6,6 +6,7 @@ mod environment;
 mod file;
 mod flags;
 mod nearest;
+mod route;
 mod table;
 mod value;
 
@@ -15,8 +16,11 @@ use std::ffi::OsString;
 use self::value::Value;
 use crate::failure::Failure;
 
-pub(crate) use self::flags::{BrokerFlags, DatabaseFlags, Flags, RunnerFlags, VerifierFlags};
+pub(crate) use self::flags::{
+    BrokerFlags, DatabaseFlags, DoctorFlags, Flags, RunnerFlags, VerifierFlags,
+};
 pub(crate) use self::nearest::{did_you_mean, nearest};
+pub(crate) use self::route::Route;
 pub(crate) use self::table::*;
 pub(crate) use self::value::{duration, list, number, one_of};
 
@@ -25,6 +29,7 @@ pub(crate) use self::value::{duration, list, number, one_of};
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, Value>,
     properties: BTreeMap<String, Value>,
+    routes: Vec<Route>,
     /// Names that nobody knows.
     unknown: Vec<String>,
     /// Values that can't be used, and settings that exclude each other.
@@ -160,6 +165,27 @@ impl Settings {
         self.properties
             .iter()
             .map(|(name, value)| (name.as_str(), value.text.as_str(), value.origin.as_str()))
+    }
+
+    /// Which topics go to which sink, in the order in which the file has them.
+    pub(crate) fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Makes sure that a setting is there if, and only if, another one makes it necessary.
+    pub(crate) fn belongs(&mut self, setting: &Setting, needed: bool, by: &Setting, word: &str) {
+        let (here, there) = (self.origin(setting), self.origin(by));
+        match (needed, self.has(setting)) {
+            (true, false) => self.invalid(format!(
+                "{there} is {word:?}, which needs `{}` too ({})",
+                setting.name, setting.help
+            )),
+            (false, true) => self.invalid(format!(
+                "{here} is set, but has no effect unless `{}` is {word:?}",
+                by.name
+            )),
+            _ => {}
+        }
     }
 
     /// What was made of the settings, or all that is wrong with them.

@@ -39,7 +39,7 @@ impl Setting {
 pub(crate) const CONFIG: Setting = Setting::new(
     "config",
     "FILE",
-    "A TOML file with settings: these names as keys, and a table [kafka]",
+    "A TOML file with settings: these names as keys, a table [kafka], and tables [[route]]",
 );
 
 pub(crate) const DATABASE_URL: Setting = Setting::new(
@@ -71,10 +71,20 @@ pub(crate) const MAX_CONNECTIONS: Setting = Setting::new(
     "How many connections to open, besides the one that listens [default: 4]",
 );
 
+pub(crate) const SINK: Setting = Setting::new(
+    "sink",
+    "URL",
+    "Where messages go: kafka://HOST:PORT,…, or amqp://… (RabbitMQ), nats://… (NATS JetStream), sqs://REGION, \
+     kinesis://REGION or pubsub://PROJECT, with options behind a `?`. Everybody on the machine sees flags: a \
+     URL with a password belongs into OUTBOX_SINK, or a file that OUTBOX_SINK_FILE names. Several sinks by \
+     topics: [[route]] in the file of settings",
+)
+.secret();
+
 pub(crate) const BROKERS: Setting = Setting::new(
     "brokers",
     "HOST:PORT,…",
-    "Kafka's bootstrap brokers, separated by commas",
+    "Kafka's bootstrap brokers, separated by commas: the same as --sink kafka://HOST:PORT,…",
 );
 
 pub(crate) const KAFKA: Setting = Setting::new(
@@ -87,13 +97,32 @@ pub(crate) const KAFKA: Setting = Setting::new(
 pub(crate) const MESSAGE_TIMEOUT: Setting = Setting::new(
     "message-timeout",
     "DURATION",
-    "How long librdkafka tries to deliver a message before the runner sends it again [default: 5s]",
+    "How long the sink tries to deliver a message before the runner sends it again [default: 5s]",
+);
+
+pub(crate) const IN_FLIGHT_PER_KEY: Setting = Setting::new(
+    "in-flight-per-key",
+    "MESSAGES",
+    "The most messages of a key on their way to Kafka at a time: with 1, nothing passes what a broker refuses \
+     [default: no limit]",
+);
+
+pub(crate) const CREATE_TOPICS: Setting = Setting::new(
+    "create-topics",
+    "PARTITIONS",
+    "Make topics of Kafka that are missing, with so many partitions [default: their messages wait]",
+);
+
+pub(crate) const TOPIC_REPLICATION: Setting = Setting::new(
+    "topic-replication",
+    "COPIES",
+    "With --create-topics: how many brokers have a copy of a new topic [default: as the brokers are set]",
 );
 
 pub(crate) const DELIVERY: Setting = Setting::new(
     "delivery",
     "HOW",
-    "at-least-once or exactly-once, which needs --name [default: at-least-once]",
+    "at-least-once, or exactly-once, which needs Kafka and --name [default: at-least-once]",
 );
 
 pub(crate) const NAME: Setting = Setting::new(
@@ -141,8 +170,8 @@ pub(crate) const POLL_INTERVAL: Setting = Setting::new(
 pub(crate) const LEASE: Setting = Setting::new(
     "lease",
     "DURATION",
-    "After what time another runner takes over from a killed one: at least three times the message \
-     time-out [default: 15s]",
+    "After what time another runner takes over from a killed one: with Kafka at least three times the \
+     message time-out, with others one and a half times [default: 15s]",
 );
 
 pub(crate) const GRACE: Setting = Setting::new(
@@ -154,7 +183,7 @@ pub(crate) const GRACE: Setting = Setting::new(
 pub(crate) const ON_REJECTION: Setting = Setting::new(
     "on-rejection",
     "WHAT",
-    "What to do about messages that the brokers refuse: park (with their key, and try again), \
+    "What to do about messages that the sink refuses: park (with their key, and try again), \
      dead-letter-topic, dead-letter-table or halt (their lane) [default: park]",
 );
 
@@ -228,10 +257,14 @@ pub(crate) const OF_DATABASE: &[&Setting] = &[&CONFIG, &DATABASE_URL, &DATABASE_
 /// What the runner takes besides.
 pub(crate) const OF_RUNNER: &[&Setting] = &[
     &BROKERS,
+    &SINK,
     &KAFKA,
     &MESSAGE_TIMEOUT,
     &DELIVERY,
     &NAME,
+    &IN_FLIGHT_PER_KEY,
+    &CREATE_TOPICS,
+    &TOPIC_REPLICATION,
     &TOPICS,
     &BATCH_SIZE,
     &POLL_INTERVAL,
@@ -260,8 +293,16 @@ pub(crate) const OF_RUNNER: &[&Setting] = &[
 pub(crate) const READ_TOPICS: Setting =
     Setting::new(TOPICS.name, "TOPIC,…", "Which topics, separated by commas");
 
+/// The same setting as [`SINK`], for those who read.
+const READ_SINK: Setting = Setting::new(
+    SINK.name,
+    "URL",
+    "As the runners have it: it must be Kafka, as kafka://HOST:PORT,…",
+)
+.secret();
+
 /// What every command takes that reads topics.
-pub(crate) const OF_READER: &[&Setting] = &[&BROKERS, &KAFKA, &READ_TOPICS];
+pub(crate) const OF_READER: &[&Setting] = &[&BROKERS, &READ_SINK, &KAFKA, &READ_TOPICS];
 
 const VERIFIED_DELIVERY: Setting = Setting::new(
     DELIVERY.name,

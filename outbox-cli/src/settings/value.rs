@@ -1,6 +1,7 @@
 //! Values, and how they are read from text.
 
 use std::time::Duration;
+use std::{fs, io};
 
 use jiff::{Span, SpanRelativeTo};
 
@@ -19,6 +20,12 @@ impl Value {
             origin,
         }
     }
+}
+
+/// What a file holds that is named in place of a secret. Editors end a file with a new line.
+pub(super) fn read_secret(path: &str) -> io::Result<String> {
+    let content = fs::read_to_string(path)?;
+    Ok(content.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// A duration, as `15s`, `500ms`, `72h`, `1m 30s` or `7d`. A day has 24 hours.

@@ -12,6 +12,8 @@ mod request;
 mod run;
 mod send;
 mod settings;
+mod sink_settings;
+mod sinks;
 mod tail;
 mod tls;
 mod verify;

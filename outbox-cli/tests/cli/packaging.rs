@@ -47,6 +47,7 @@ fn the_image_has_all_libraries() -> Result<()> {
     let there: BTreeSet<_> = THERE.into_iter().chain(NOT_IN_THE_IMAGE).collect();
     let missing: Vec<_> = needed.difference(&there).collect();
     assert!(missing.is_empty(), "{missing:?}: {text}");
+    assert!(MANIFEST.contains("\nall-sinks = ["), "{MANIFEST}");
     for feature in ["oidc", "gssapi", "all-features"] {
         assert!(!DOCKERFILE.contains(feature), "{DOCKERFILE}");
         assert!(!MANIFEST.contains(feature), "{MANIFEST}");
@@ -61,7 +62,7 @@ fn the_image_is_built_of_what_is_here() {
     let program = env!("CARGO_BIN_EXE_outbox").rsplit('/').next();
     assert_eq!(program, Some("outbox"));
     for expected in [
-        concat!("-p ", env!("CARGO_PKG_NAME"), " "),
+        concat!("-p ", env!("CARGO_PKG_NAME"), " --features all-sinks "),
         "target/release/outbox /out/outbox",
         "ENTRYPOINT [\"/usr/local/bin/outbox\"]",
         "CMD [\"run\"]",

@@ -20,6 +20,14 @@ mod kafka;
 mod kinesis;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(any(
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
+mod parameters;
 #[cfg(feature = "pubsub")]
 mod pubsub;
 #[cfg(feature = "rabbitmq")]

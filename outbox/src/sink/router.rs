@@ -72,10 +72,15 @@ impl Router {
         RouterBuilder::default()
     }
 
-    /// The route of a topic.
-    fn route(&self, topic: &str) -> Result<usize, SinkError> {
+    /// The route that a topic takes, by its place among all of them; or `None`, and its messages are rejected.
+    pub fn route_of(&self, topic: &str) -> Option<usize> {
         let fits = |route: &Route| route.patterns.iter().any(|pattern| fits(pattern, topic));
-        self.routes.iter().position(fits).ok_or_else(|| {
+        self.routes.iter().position(fits)
+    }
+
+    /// The same, with the reason why there is none.
+    fn route(&self, topic: &str) -> Result<usize, SinkError> {
+        self.route_of(topic).ok_or_else(|| {
             let routes = self.routes.iter().flat_map(|route| &route.patterns);
             let patterns: Vec<_> = routes.map(|pattern| format!("{pattern:?}")).collect();
             SinkError::rejected(format!(

@@ -33,6 +33,16 @@ impl Stream {
         Self::create_with(connect(url).await?, topic, Config::default()).await
     }
 
+    /// Makes one as this user.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses it.
+    pub async fn create_as(url: &str, user: &str, password: &str, topic: &str) -> Result<Self> {
+        let options = ConnectOptions::with_user_and_password(user.into(), password.into());
+        Self::create_with(options.connect(url).await?, topic, Config::default()).await
+    }
+
     /// Makes one with these settings.
     ///
     /// # Errors

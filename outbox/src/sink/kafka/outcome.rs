@@ -4,6 +4,22 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::super::SinkError;
 
+/// What a code means, in librdkafka's words. rdkafka puts its own name for it, of the same words, before them.
+pub(super) fn meaning(code: RDKafkaErrorCode) -> String {
+    let text = code.to_string();
+    let words = text.strip_prefix(&format!("{code:?} ("));
+    let words = words.and_then(|words| words.strip_suffix(')'));
+    words.unwrap_or(&text).to_owned()
+}
+
+/// What an error means: what its code does, unless librdkafka says more.
+pub(super) fn words(error: &KafkaError) -> String {
+    match (error, error.rdkafka_error_code()) {
+        (KafkaError::Transaction(_), _) | (_, None) => error.to_string(),
+        (_, Some(code)) => meaning(code),
+    }
+}
+
 const SLOW: &str = "its broker is away or too slow";
 
 /// Sorts a failed delivery by its cause, and names the topic and the remedy. `trouble` is what is known to
@@ -14,9 +30,10 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
     let Some(code) = error.rdkafka_error_code() else {
         return SinkError::unavailable(format!("topic {topic:?}: {error}"));
     };
+    let meaning = meaning(code);
     match code {
         Code::MessageSizeTooLarge => SinkError::rejected(format!(
-            "the message is larger than topic {topic:?} takes ({code}); raise `max.message.bytes` \
+            "the message is larger than topic {topic:?} takes ({meaning}); raise `max.message.bytes` \
              of the topic and `message.max.bytes` of the sink, or send less"
         )),
         Code::MessageBatchTooLarge
@@ -26,24 +43,24 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
         | Code::UnsupportedCompressionType
         | Code::InvalidTopic
         | Code::InvalidArgument => {
-            SinkError::rejected(format!("topic {topic:?} refuses the message: {code}"))
+            SinkError::rejected(format!("topic {topic:?} refuses the message: {meaning}"))
         }
         Code::UnknownPartition => SinkError::rejected(format!(
             "topic {topic:?} has no such partition; add partitions to it, or correct the message"
         )),
         // The time is that of sending, by this machine's clock: no message is to blame.
         Code::InvalidTimestamp => SinkError::topic_unavailable(format!(
-            "topic {topic:?} refuses the time of this machine's clock ({code}); correct the clock, or \
+            "topic {topic:?} refuses the time of this machine's clock ({meaning}); correct the clock, or \
              raise `message.timestamp.after.max.ms` of the topic"
         )),
         Code::UnknownTopic | Code::UnknownTopicOrPartition => SinkError::topic_unavailable(
             format!("topic {topic:?} does not exist; create it, and its messages follow"),
         ),
         Code::TopicAuthorizationFailed => SinkError::topic_unavailable(format!(
-            "not allowed to write to topic {topic:?} ({code}); grant it, and its messages follow"
+            "not allowed to write to topic {topic:?} ({meaning}); grant it, and its messages follow"
         )),
         Code::ClusterAuthorizationFailed => SinkError::unavailable(format!(
-            "not allowed to write to the cluster ({code}); grant it, and the messages follow"
+            "not allowed to write to the cluster ({meaning}); grant it, and the messages follow"
         )),
         Code::MessageTimedOut => SinkError::unavailable(format!(
             "no delivery report in time for topic {topic:?}: {}",
@@ -53,7 +70,7 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
             "messages for topic {topic:?} could not be sent in time: {}",
             trouble.unwrap_or(SLOW)
         )),
-        _ => SinkError::unavailable(format!("topic {topic:?}: {code}")),
+        _ => SinkError::unavailable(format!("topic {topic:?}: {meaning}")),
     }
 }
 
@@ -102,6 +119,21 @@ mod tests {
         ] {
             assert_eq!(kind(code), Rejected, "{code:?}");
         }
+    }
+
+    #[test]
+    fn what_a_code_means_is_told_once() {
+        let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+        let text = failure(&error, "orders", None).to_string();
+        assert!(
+            text.contains("takes (Broker: Message size too large); raise"),
+            "{text}"
+        );
+        assert_eq!(words(&error), "Broker: Message size too large");
+        assert_eq!(
+            words(&KafkaError::Canceled),
+            KafkaError::Canceled.to_string()
+        );
     }
 
     #[test]

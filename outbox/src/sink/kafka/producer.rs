@@ -87,7 +87,7 @@ impl PolledProducer {
     /// Why it can do nothing any more, if that is so.
     pub(super) fn failure(&self) -> Option<String> {
         let (code, reason) = self.producer.client().fatal_error()?;
-        Some(format!("{reason} ({code})"))
+        Some(format!("{reason} ({})", outcome::meaning(code)))
     }
 
     /// Whether it has delivered anything.

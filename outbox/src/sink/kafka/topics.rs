@@ -14,6 +14,7 @@ use rdkafka::metadata::Metadata;
 use super::super::{SinkError, SinkErrorKind};
 use super::connection::Connection;
 use super::elsewhere::Elsewhere;
+use super::outcome;
 use super::patience::{Patience, wait_for};
 use crate::store::StoredMessage;
 
@@ -139,7 +140,7 @@ impl Topics {
         // Until its turn comes again, the messages tell.
         let again = Some(Instant::now() + NOT_AGAIN);
         let outcomes = made.unwrap_or_else(|error| {
-            tracing::warn!("topics can't be made: {error}");
+            tracing::warn!("topics can't be made: {}", outcome::words(&error));
             let mut made = lock(&self.0.made);
             made.extend(names.iter().map(|&name| (name.to_owned(), again)));
             Vec::new()
@@ -152,7 +153,8 @@ impl Topics {
                 }
                 Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => (topic, None),
                 Err((topic, code)) => {
-                    tracing::warn!(topic, "a topic can't be made: {code}");
+                    let why = outcome::meaning(code);
+                    tracing::warn!(topic, "a topic can't be made: {why}");
                     (topic, again)
                 }
             };
@@ -197,12 +199,14 @@ impl Topics {
         if self.connection().makes_tokens() {
             return Err(failed(NO_TOKENS.to_owned()));
         }
-        let admin = self.admin().map_err(|error| failed(error.to_string()))?;
+        let admin = self
+            .admin()
+            .map_err(|error| failed(outcome::words(&error)))?;
         let made = admin.create_topics([&new], &self.options()).await;
-        let made = made.map_err(|error| failed(error.to_string()))?;
+        let made = made.map_err(|error| failed(outcome::words(&error)))?;
         match made.into_iter().next() {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
-                Err(failed(code.to_string()))
+                Err(failed(outcome::meaning(code)))
             }
             _ => Ok(()),
         }
@@ -265,7 +269,7 @@ impl Topics {
             }
             Err(error) => {
                 let reason = self.connection().trouble();
-                let reason = reason.unwrap_or_else(|| error.to_string());
+                let reason = reason.unwrap_or_else(|| outcome::words(&error));
                 Err(SinkError::unavailable(format!(
                     "the brokers can't be reached: {reason}"
                 )))

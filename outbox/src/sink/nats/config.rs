@@ -11,8 +11,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::super::in_order::InOrder;
+use super::super::parameters::{check_authority, parameters, split};
 use super::super::template::Template;
-use super::super::{SinkConfigError, SinkTls};
+use super::super::{SinkConfigError, SinkTls, tls};
 use super::NatsSink;
 use super::connection::{Link, Settings};
 
@@ -37,6 +38,49 @@ enum Auth {
 }
 
 impl NatsSinkBuilder {
+    /// The names of the parameters that [`NatsSink::from_url`] knows: for programs that read settings.
+    pub const PARAMETERS: &[&str] = &[
+        "subject",
+        "expected-stream",
+        "connection-name",
+        "credentials-file",
+        "nkey-file",
+        tls::FILES[0],
+        tls::FILES[1],
+        tls::FILES[2],
+    ];
+
+    pub(super) fn from_url(url: &str) -> Result<Self, SinkConfigError> {
+        let (servers, query) = split(url)?;
+        // Before its parameters are: it says whether it is a URL of NATS at all.
+        let (_, in_url) = parse(servers)?;
+        let mut builder = Self::new(servers.to_owned());
+        let mut files = tls::Files::default();
+        for (name, value) in parameters("nats", Self::PARAMETERS, query)? {
+            if files.take(&name, &value)? {
+                continue;
+            }
+            if name.ends_with("-file") && (in_url.is_some() || builder.auth.is_some()) {
+                return Err(SinkConfigError::new(format!(
+                    "`{name}` is one way to authenticate, and there is another one; give one alone"
+                )));
+            }
+            builder = match name.as_str() {
+                "subject" => builder.subject(value),
+                "expected-stream" => builder.expected_stream(value),
+                "connection-name" => builder.connection_name(value),
+                "credentials-file" => builder.credentials(tls::read(&name, &value)?),
+                _ => builder.nkey(tls::read(&name, &value)?.trim()),
+            };
+        }
+        if let Some(tls) = files.tls()? {
+            builder = builder.tls(tls);
+        }
+        // It connects to nothing, and tells what is wrong.
+        builder.clone().build()?;
+        Ok(builder)
+    }
+
     pub(super) fn new(servers: String) -> Self {
         Self {
             servers,
@@ -181,6 +225,7 @@ fn parse(servers: &str) -> Result<(Vec<ServerAddr>, Option<Auth>), SinkConfigErr
                 "{scheme:?} is not a scheme of NATS; {FORM}"
             )));
         }
+        check_authority(server)?;
         let unreadable = |_| wrong(&format!("it can't be read; {FORM}"));
         let mut url = server
             .parse::<ServerAddr>()
@@ -291,6 +336,7 @@ mod tests {
                 "percent-encoded",
             ),
             (NatsSink::builder("nats://nats/stream"), "follow the port"),
+            (NatsSink::builder("nats://u:1#canary@nats"), "%23"),
             (builder().subject("{}"), "{}"),
             (builder().delivery_timeout(Duration::ZERO), "time-out"),
             (builder().credentials("canary"), "credentials"),
@@ -305,6 +351,43 @@ mod tests {
         ] {
             let text = builder.build().map(drop).unwrap_err().to_string();
             assert!(text.contains(reason) && !text.contains("canary"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_has_all_settings() {
+        let folder = std::env::temp_dir();
+        let seed = folder.join(format!("outbox-nkey-{}", std::process::id()));
+        std::fs::write(&seed, "canary\n").unwrap();
+        let builder = NatsSinkBuilder::from_url(&format!(
+            "nats://a:1,tls://b:2?subject=shop.{{topic}}&expected-stream=SHOP&connection-name=shop&nkey-file={}",
+            seed.display()
+        ));
+        std::fs::remove_file(&seed).unwrap();
+        let builder = builder.unwrap();
+        assert_eq!(builder.servers, "nats://a:1,tls://b:2");
+        assert_eq!(
+            (builder.subject.as_str(), builder.name.as_str()),
+            ("shop.{topic}", "shop")
+        );
+        assert_eq!(builder.expected_stream.as_deref(), Some("SHOP"));
+        assert!(matches!(builder.auth, Some(Auth::NKey(seed)) if seed == "canary"));
+        assert!(builder.tls.is_none());
+        for (url, expected) in [
+            ("nats://a?subjct=b", "is `subject` meant?"),
+            ("nats://a?subject={}", "{}"),
+            (
+                "nats://a?nkey-file=/no/such",
+                "`nkey-file` can't be read: /no/such",
+            ),
+            ("nats://u:canary@a?credentials-file=/dev/null", "one alone"),
+            ("nats://a?credentials-file=/dev/null", "credentials"),
+            ("nats://a?certificate-file=/dev/null", "belong together"),
+            ("nats://u:a?canary@a", "%3F"),
+        ] {
+            let error = NatsSinkBuilder::from_url(url).unwrap_err().to_string();
+            assert!(error.contains(expected), "{url}: {error}");
+            assert!(!error.contains("canary"), "{error}");
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use self::connection::Link;
 use super::in_order::InOrder;
-use super::{Delivery, Sink, SinkError};
+use super::{Delivery, Sink, SinkConfigError, SinkError};
 use crate::store::StoredMessage;
 
 pub use self::config::NatsSinkBuilder;
@@ -60,6 +60,33 @@ impl NatsSink {
     /// A user and password, or a token, may be in them: `nats://user:password@host`, `nats://token@host`.
     pub fn builder(servers: impl Into<String>) -> NatsSinkBuilder {
         NatsSinkBuilder::new(servers.into())
+    }
+
+    /// A sink from such URLs, with these parameters behind the last one:
+    ///
+    /// - `subject`, `expected-stream`, `connection-name`: see the methods of these names,
+    /// - `credentials-file`: a file of credentials (`.creds`),
+    /// - `nkey-file`: a file with the seed of an NKey,
+    /// - `ca-file`: authorities to trust, besides those of the system,
+    /// - `certificate-file`, `key-file`: the certificate to show, and its key.
+    ///
+    /// With a certificate or authorities it connects by TLS alone.
+    ///
+    /// ```
+    /// use outbox::sink::NatsSink;
+    ///
+    /// let url = "nats://shop:secret@nats-1:4222,nats://nats-2:4222?subject=shop.{topic}";
+    /// let sink = NatsSink::from_url(url)?.build()?;
+    /// let error = NatsSink::from_url("nats://nats-1?subjct=shop").unwrap_err();
+    /// assert_eq!(error.to_string(), "nats: no parameter `subjct`; is `subject` meant?");
+    /// # Ok::<(), outbox::sink::SinkConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If they are not such URLs, a parameter is not known, or a file can't be read.
+    pub fn from_url(url: &str) -> Result<NatsSinkBuilder, SinkConfigError> {
+        NatsSinkBuilder::from_url(url)
     }
 }
 

@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
+use url::form_urlencoded;
 
 use super::super::in_order::InOrder;
+use super::super::parameters::{check_authority, parameters, split};
 use super::super::template::Template;
-use super::super::{SinkConfigError, SinkTls};
+use super::super::{SinkConfigError, SinkTls, tls};
 use super::RabbitMqSink;
 use super::connection::{Link, Settings};
 
 /// In seconds. A broker that says nothing for twice this time is gone. RabbitMQ would propose a minute.
 const HEARTBEAT: u16 = 10;
 
-/// What a URL may set, besides the virtual host. See <https://www.rabbitmq.com/docs/uri-query-parameters>.
-const PARAMETERS: [&str; 5] = [
+/// What RabbitMQ's own URLs may set. See <https://www.rabbitmq.com/docs/uri-query-parameters>.
+const OF_RABBITMQ: [&str; 5] = [
     "frame_max",
     "channel_max",
     "heartbeat",
@@ -37,6 +39,58 @@ pub struct RabbitMqSinkBuilder {
 }
 
 impl RabbitMqSinkBuilder {
+    /// The names of the parameters that [`RabbitMqSink::from_url`] knows: for programs that read settings.
+    pub const PARAMETERS: &[&str] = &[
+        "exchange",
+        "routing-key",
+        "in-flight-per-key",
+        "connection-name",
+        tls::FILES[0],
+        tls::FILES[1],
+        tls::FILES[2],
+        OF_RABBITMQ[0],
+        OF_RABBITMQ[1],
+        OF_RABBITMQ[2],
+        OF_RABBITMQ[3],
+        OF_RABBITMQ[4],
+    ];
+
+    pub(super) fn from_url(url: &str) -> Result<Self, SinkConfigError> {
+        let (brokers, query) = split(url)?;
+        // Before its parameters are: it says whether it is a URL of RabbitMQ at all.
+        parse(brokers)?;
+        let mut builder = Self::new(brokers.to_owned());
+        let mut files = tls::Files::default();
+        let mut of_rabbitmq = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in parameters("amqp", Self::PARAMETERS, query)? {
+            if OF_RABBITMQ.contains(&name.as_str()) {
+                of_rabbitmq.append_pair(&name, &value);
+                continue;
+            }
+            if files.take(&name, &value)? {
+                continue;
+            }
+            builder = match name.as_str() {
+                "exchange" => builder.exchange(value),
+                "routing-key" => builder.routing_key(value),
+                "connection-name" => builder.connection_name(value),
+                _ => builder.in_flight_per_key(value.parse().map_err(|_| {
+                    SinkConfigError::new(format!("`{name}` is {value:?}; give a number"))
+                })?),
+            };
+        }
+        let of_rabbitmq = of_rabbitmq.finish();
+        if !of_rabbitmq.is_empty() {
+            builder.url = format!("{brokers}?{of_rabbitmq}");
+        }
+        if let Some(tls) = files.tls()? {
+            builder = builder.tls(tls);
+        }
+        // It connects to nothing, and tells what is wrong.
+        builder.clone().build()?;
+        Ok(builder)
+    }
+
     pub(super) fn new(url: String) -> Self {
         Self {
             url,
@@ -162,6 +216,7 @@ fn parse(url: &str) -> Result<AMQPUri, SinkConfigError> {
             "{scheme:?} is not a scheme of RabbitMQ; {FORM}"
         )));
     }
+    check_authority(url)?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let authority = rest.split('/').next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
@@ -174,15 +229,7 @@ fn parse(url: &str) -> Result<AMQPUri, SinkConfigError> {
             "an IPv6 address is not understood; give the host's name",
         ));
     }
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let name = parameter.split('=').next().unwrap_or_default();
-        if !PARAMETERS.contains(&name) {
-            return Err(wrong(&format!(
-                "there is no parameter {name:?}; there are {}",
-                PARAMETERS.join(", ")
-            )));
-        }
-    }
+    parameters(scheme, &OF_RABBITMQ, query)?;
     // The library's own words may have the URL in them.
     url.parse().map_err(|_: String| {
         wrong(&format!(
@@ -227,9 +274,11 @@ mod tests {
                 "can't be read",
             ),
             (RabbitMqSink::builder("amqp://u:canary@[::1]"), "IPv6"),
+            (RabbitMqSink::builder("amqp://u:1/canary@rabbit"), "%2F"),
+            (RabbitMqSink::builder("amqp://u:1?canary@rabbit"), "%3F"),
             (
                 RabbitMqSink::builder(format!("{URL}?heartbeats=1")),
-                "\"heartbeats\"",
+                "`heartbeat`",
             ),
             (builder().exchange("{key}"), "{topic} alone"),
             (builder().routing_key("{topik}"), "{topik}"),
@@ -239,6 +288,43 @@ mod tests {
         ] {
             let text = refusal(builder);
             assert!(text.contains(reason) && !text.contains("canary"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_has_all_settings() {
+        let builder = RabbitMqSinkBuilder::from_url(
+            "amqp://shop:canary@rabbit/%2f?exchange=a-{topic}&routing-key={topic}.{key}&heartbeat=30&\
+             in-flight-per-key=5&connection-name=shop+1",
+        )
+        .unwrap();
+        assert_eq!(builder.url, "amqp://shop:canary@rabbit/%2f?heartbeat=30");
+        assert_eq!(
+            (builder.exchange.as_str(), builder.routing_key.as_str()),
+            ("a-{topic}", "{topic}.{key}")
+        );
+        assert_eq!(
+            (builder.in_flight_per_key, builder.name.as_str()),
+            (5, "shop 1")
+        );
+        assert!(builder.tls.is_none());
+        for (query, expected) in [
+            ("exchnge=a", "is `exchange` meant?"),
+            ("exchange={key}", "{topic} alone"),
+            ("in-flight-per-key=some", "`in-flight-per-key` is \"some\""),
+            (
+                "ca-file=/no/such.pem",
+                "`ca-file` can't be read: /no/such.pem",
+            ),
+            ("key-file=/dev/null", "belong together"),
+            ("ca-file=/dev/null", "amqps://"),
+            ("exchange=a&canary@h", "%3F"),
+            ("heartbeat=soon", "can't be read"),
+        ] {
+            let error = RabbitMqSinkBuilder::from_url(&format!("{URL}?{query}")).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(expected), "{query}: {error}");
+            assert!(!error.contains("canary"), "{error}");
         }
     }
 

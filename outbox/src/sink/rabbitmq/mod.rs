@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use self::connection::Link;
 use super::in_order::InOrder;
-use super::{Delivery, Sink, SinkError};
+use super::{Delivery, Sink, SinkConfigError, SinkError};
 use crate::store::StoredMessage;
 
 pub use self::config::RabbitMqSinkBuilder;
@@ -61,6 +61,30 @@ impl RabbitMqSink {
     /// Without a user it is `guest`, without a path the virtual host `/`, which is written `%2f` in a path.
     pub fn builder(url: impl Into<String>) -> RabbitMqSinkBuilder {
         RabbitMqSinkBuilder::new(url.into())
+    }
+
+    /// A sink from such a URL with these parameters, besides those of RabbitMQ's own URLs (`heartbeat` and so
+    /// on):
+    ///
+    /// - `exchange`, `routing-key`, `in-flight-per-key`, `connection-name`: see the methods of these names,
+    /// - `ca-file`: authorities to trust, besides those of the system,
+    /// - `certificate-file`, `key-file`: the certificate to show, and its key.
+    ///
+    /// ```
+    /// use outbox::sink::RabbitMqSink;
+    ///
+    /// let url = "amqp://shop:secret@rabbit/%2f?exchange=events&routing-key={topic}.{key}";
+    /// let sink = RabbitMqSink::from_url(url)?.build()?;
+    /// let error = RabbitMqSink::from_url("amqp://rabbit?exchnge=events").unwrap_err();
+    /// assert_eq!(error.to_string(), "amqp: no parameter `exchnge`; is `exchange` meant?");
+    /// # Ok::<(), outbox::sink::SinkConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If it is not such a URL, a parameter is not known, or a file can't be read.
+    pub fn from_url(url: &str) -> Result<RabbitMqSinkBuilder, SinkConfigError> {
+        RabbitMqSinkBuilder::from_url(url)
     }
 }
 

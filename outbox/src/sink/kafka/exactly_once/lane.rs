@@ -59,13 +59,14 @@ impl LaneProducer {
         insist(|| patience.next(), |time| producer.init_transactions(time)).map_err(|error| {
             match Verdict::of(&error) {
                 Verdict::Forbidden => SinkError::fatal(format!(
-                    "not allowed to use the transactional id {transactional_id:?} ({error}); grant \
-                     WRITE and DESCRIBE on it"
+                    "not allowed to use the transactional id {transactional_id:?} ({}); grant \
+                     WRITE and DESCRIBE on it",
+                    outcome::words(&error)
                 )),
                 _ => {
                     producer.poll(Duration::ZERO);
                     let trouble = producer.context().connection.trouble();
-                    let reason = trouble.unwrap_or_else(|| error.to_string());
+                    let reason = trouble.unwrap_or_else(|| outcome::words(&error));
                     SinkError::unavailable(format!(
                         "the transactional id {transactional_id:?} can't be initialised: {reason}"
                     ))
@@ -114,7 +115,8 @@ impl LaneProducer {
                         .map_err(|e| unknown(&e))?;
                     // Nothing was committed. As the cause is not a message, all of it waits a little.
                     Err(SinkError::unavailable(format!(
-                        "the transaction was aborted: {error}"
+                        "the transaction was aborted: {}",
+                        outcome::words(&error)
                     )))
                 }
                 _ => Err(unknown(&error)),
@@ -204,9 +206,10 @@ fn aborted(
 
 fn unknown(error: &KafkaError) -> SinkError {
     match Verdict::of(error) {
-        Verdict::Fenced => SinkError::fenced(error.to_string()),
+        Verdict::Fenced => SinkError::fenced(outcome::words(error)),
         _ => SinkError::unavailable(format!(
-            "what became of the transaction is not known: {error}"
+            "what became of the transaction is not known: {}",
+            outcome::words(error)
         )),
     }
 }

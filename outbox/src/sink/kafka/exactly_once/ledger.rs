@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::super::super::SinkError;
 use super::super::connection::Connection;
+use super::super::outcome;
 use super::super::patience::Patience;
 use super::super::topics::Topics;
 
@@ -78,8 +79,9 @@ impl Ledger {
     pub(super) fn last(&self, lane: i16, patience: &Patience) -> Result<i64, SinkError> {
         let away = |error: KafkaError| {
             SinkError::unavailable(format!(
-                "the ledger {:?} can't be read: {error}",
-                self.topic
+                "the ledger {:?} can't be read: {}",
+                self.topic,
+                outcome::words(&error)
             ))
         };
         let mut config = self.config.clone();
