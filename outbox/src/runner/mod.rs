@@ -20,6 +20,7 @@ mod metrics;
 mod quota;
 mod reading;
 mod refusal;
+mod sending;
 mod session;
 mod settling;
 mod signal;

@@ -1,17 +1,17 @@
-//! Reading messages and giving them to the sink.
+//! Reading messages, and admitting those that may be sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::session::{Batch, Origin, Place, Session};
+use super::session::{Batch, Origin, Session};
 use super::tracker::Admitted;
 use super::waking::{Rest, Sleep};
 use super::{RunError, quota, survive};
-use crate::sink::{Delivery, Sink};
+use crate::sink::Sink;
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
 
 /// The pause before the first look after work.
@@ -24,23 +24,19 @@ const TURNS: usize = 4;
 const LOOK_FOR_DUE: Duration = Duration::from_millis(500);
 
 impl<S: Store, K: Sink> Session<'_, S, K> {
-    /// Reads and sends until the session ends. Batches go to `sent` in the order in which the sink
-    /// took them.
-    pub(super) async fn read_and_send(
-        &self,
-        sent: UnboundedSender<(Batch, Delivery)>,
-    ) -> Result<(), RunError> {
+    /// Reads until the session ends. Batches go to `to_send` in the order in which they were admitted.
+    pub(super) async fn read(&self, to_send: mpsc::Sender<Batch>) -> Result<(), RunError> {
         let mut reader = Reader::default();
         let mut backoff = Backoff::new();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
         while self.ready_to_read().await {
             let begin = Instant::now();
-            let mut step = self.step(&mut reader, &sent).await;
+            let mut step = self.step(&mut reader, &to_send).await;
             let took = begin.elapsed();
             if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
                 looked_for_due = Instant::now();
-                step = self.send_due(&sent).await.and(step);
+                step = self.admit_due(&to_send).await.and(step);
             }
             match step {
                 Ok(()) => backoff = Backoff::new(),
@@ -93,7 +89,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     async fn step(
         &self,
         reader: &mut Reader,
-        sent: &UnboundedSender<(Batch, Delivery)>,
+        to_send: &mpsc::Sender<Batch>,
     ) -> Result<(), StoreError> {
         let runner = self.runner;
         let (leases, exclude) = self.tracker.begin_read();
@@ -132,19 +128,15 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return Ok(());
         }
         runner.metrics.began(admitted.to_send.len());
-        let sent_at = Instant::now();
-        let delivery = self
-            .send(&admitted.leases, &admitted.to_send, Place::Outbox)
-            .await;
         let batch = Batch {
-            sent_at,
+            sent_at: Instant::now(),
             number: admitted.number,
             origin: Origin::Outbox,
             leases: admitted.leases,
             messages: admitted.to_send,
         };
-        // It is only closed after an error, which is reported elsewhere.
-        let _ = sent.send((batch, delivery));
+        // It is open as long as this loop is.
+        let _ = to_send.send(batch).await;
         Ok(())
     }
 
@@ -183,9 +175,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Some(admitted)
     }
 
-    /// Sends the first messages of parked keys again that are due.
+    /// Admits the first messages of parked keys again that are due.
     #[tracing::instrument(name = "retry", level = "debug", skip_all)]
-    async fn send_due(&self, sent: &UnboundedSender<(Batch, Delivery)>) -> Result<(), StoreError> {
+    async fn admit_due(&self, to_send: &mpsc::Sender<Batch>) -> Result<(), StoreError> {
         let Some(topics) = self.topics().filter(|_| self.tracker.has_parked()) else {
             return Ok(());
         };
@@ -214,16 +206,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let concerned = |lease: &Lease| messages.iter().any(|m| m.position.lane == lease.lane);
         leases.retain(concerned);
         runner.metrics.began(messages.len());
-        let sent_at = Instant::now();
-        let delivery = self.send(&leases, &messages, Place::Parked).await;
         let batch = Batch {
-            sent_at,
+            sent_at: Instant::now(),
             number,
             origin: Origin::Parked(attempts),
             leases,
             messages,
         };
-        let _ = sent.send((batch, delivery));
+        let _ = to_send.send(batch).await;
         Ok(())
     }
 }

@@ -9,7 +9,6 @@ use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::suspension::Suspensions;
 use super::tracker::Tracker;
@@ -33,7 +32,7 @@ pub(super) struct Session<'r, S, K> {
     /// knows about it.
     pub(super) parking: tokio::sync::Mutex<()>,
     /// The sink takes one batch at a time.
-    sending: tokio::sync::Mutex<()>,
+    pub(super) sending: tokio::sync::Mutex<()>,
     /// The first error of any loop, which ends them all.
     failure: Mutex<Option<RunError>>,
     /// Ends the session.
@@ -48,7 +47,7 @@ pub(super) struct Batch {
     /// Under which they were read: only these entitle to settle them.
     pub(super) leases: Vec<Lease>,
     pub(super) messages: Vec<StoredMessage>,
-    /// When it was given to the sink.
+    /// When it was given to the sink; until then, when it was admitted.
     pub(super) sent_at: Instant,
 }
 
@@ -65,6 +64,15 @@ pub(super) enum Place {
     Parked,
     /// In the outbox, and refused: a letter is sent in its stead.
     DeadLetter,
+}
+
+impl Origin {
+    pub(super) fn place(&self) -> Place {
+        match self {
+            Self::Outbox => Place::Outbox,
+            Self::Parked(_) => Place::Parked,
+        }
+    }
 }
 
 impl<'r, S: Store, K: Sink> Session<'r, S, K> {
@@ -91,10 +99,13 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         // The loops are boxed: together they are large, and without optimization a stack has them many times.
         // The bounds are the tracker's; the channel itself need not wait.
         let (sent, to_settle) = mpsc::unbounded_channel();
+        // One is sent while the next one is read.
+        let (admitted, to_send) = mpsc::channel(1);
         let work_is_done = CancellationToken::new();
         let work = async {
             tokio::join!(
-                self.stopping_on_error(Box::pin(self.read_and_send(sent))),
+                self.stopping_on_error(Box::pin(self.read(admitted))),
+                Box::pin(self.send_admitted(to_send, sent)),
                 self.stopping_on_error(Box::pin(self.settle(to_settle))),
                 self.stopping_on_error(Box::pin(self.take_over_lanes())),
             );
@@ -174,81 +185,6 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         }
     }
 
-    /// Gives messages to the sink. Those that can never be sent count as refused without being given to
-    /// it; only retries of parked messages have such among them, one a key. Those that must not be sent
-    /// any more count as skipped.
-    pub(super) async fn send(
-        &self,
-        leases: &[Lease],
-        messages: &[StoredMessage],
-        place: Place,
-    ) -> Delivery {
-        let _one_at_a_time = self.sending.lock().await;
-        // A dead letter is sent because of a failure.
-        let may_be_sent = match place {
-            Place::DeadLetter => vec![true; messages.len()],
-            _ => self.tracker.may_be_sent(leases, messages, place),
-        };
-        let verdict = |(stored, may_be_sent): (&StoredMessage, bool)| match &stored.defect {
-            Some(reason) => Some(SinkError::rejected(reason.clone())),
-            None if may_be_sent => None,
-            None => Some(SinkError::skipped()),
-        };
-        let verdicts: Vec<_> = messages.iter().zip(may_be_sent).map(verdict).collect();
-        if verdicts.iter().all(Option::is_none) {
-            return self.send_sound(leases, messages, place).await;
-        }
-        let sound = messages.iter().zip(&verdicts);
-        let sound = sound.filter(|(_, verdict)| verdict.is_none());
-        let sound: Vec<_> = sound.map(|(stored, _)| stored.clone()).collect();
-        if sound.is_empty() {
-            return Delivery::ready(verdicts.into_iter().flatten().map(Err).collect());
-        }
-        let delivery = self.send_sound(leases, &sound, place).await;
-        Delivery::new(async move {
-            let mut outcomes = delivery.await.into_iter();
-            let outcome = |verdict: Option<SinkError>| match verdict {
-                Some(error) => Err(error),
-                None => outcomes.next().unwrap_or_else(|| Err(untold())),
-            };
-            verdicts.into_iter().map(outcome).collect()
-        })
-    }
-
-    /// The sink takes no more messages when the leases come to their end.
-    async fn send_sound(
-        &self,
-        leases: &[Lease],
-        messages: &[StoredMessage],
-        place: Place,
-    ) -> Delivery {
-        let sink = &self.runner.sink;
-        let deadline = (*self.lock_until() - sink.delivery_timeout()).into_std();
-        let span = tracing::debug_span!("send", messages = messages.len());
-        #[cfg(feature = "trace")]
-        super::links::link(&span, messages);
-        let sent = match sink.transactions() {
-            None => {
-                let send = sink.send(messages, deadline).instrument(span);
-                AssertUnwindSafe(send).catch_unwind().await
-            }
-            Some(transactions) => {
-                let commit = self.commit(transactions, leases, messages, place, deadline);
-                AssertUnwindSafe(commit.instrument(span))
-                    .catch_unwind()
-                    .await
-            }
-        };
-        match sent {
-            Ok(delivery) => delivery,
-            Err(_) => {
-                // What it had taken is not known, so nothing may pass it.
-                self.tracker.pause();
-                Delivery::ready(vec![Err(panicked()); messages.len()])
-            }
-        }
-    }
-
     /// What became of a batch, one outcome a message whatever the sink does.
     pub(super) async fn outcomes(&self, delivery: Delivery, count: usize) -> Vec<Outcome> {
         let mut outcomes = match AssertUnwindSafe(delivery).catch_unwind().await {
@@ -297,6 +233,11 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// When the sink must not be given anything any more, so that all is known before the leases end.
+    pub(super) fn deadline(&self) -> Instant {
+        *self.lock_until() - self.runner.sink.delivery_timeout()
+    }
+
     fn lock_until(&self) -> MutexGuard<'_, Instant> {
         self.leased_until
             .lock()
@@ -320,10 +261,10 @@ impl<S: Store, K: Sink> Runner<S, K> {
     }
 }
 
-fn untold() -> SinkError {
+pub(super) fn untold() -> SinkError {
     SinkError::unavailable("the sink told no outcome, which is a defect of it")
 }
 
-fn panicked() -> SinkError {
+pub(super) fn panicked() -> SinkError {
     SinkError::unavailable("the sink panicked, which is a defect of it")
 }

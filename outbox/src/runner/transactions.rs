@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::backoff::Backoff;
 use super::event::RunnerEvent;
-use super::session::{Batch, Origin, Place, Session};
+use super::session::{Batch, Place, Session};
 use super::{RunError, survive};
 use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind, Transactions};
 use crate::store::{LaneBatch, Lease, Position, Store, StoreError, StoredMessage};
@@ -163,10 +163,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         if self.runner.sink.transactions().is_none() {
             return;
         }
-        let place = match batch.origin {
-            Origin::Outbox => Place::Outbox,
-            Origin::Parked(_) => Place::Parked,
-        };
+        let place = batch.origin.place();
         let refused = |outcomes: &[Outcome]| outcomes.iter().filter(|o| is_refused(o)).count();
         let mut known = 0;
         while refused(outcomes) > known {
