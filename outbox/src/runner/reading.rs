@@ -54,11 +54,16 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             };
             // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
             let pause = pause.max(took * 4);
-            match self.lie_down(&mut sleep, pause).await {
+            let rest = match self.tracker.has_busy_lanes() {
+                // It is read again soon.
+                true => Rest::Wait(pause),
+                false => self.lie_down(&mut sleep, pause).await,
+            };
+            match rest {
                 Rest::Wait(pause) if self.tracker.has_parked() => {
-                    self.doze(pause.min(LOOK_FOR_DUE)).await;
+                    self.doze(pause.min(LOOK_FOR_DUE), &reader.seen).await;
                 }
-                Rest::Wait(pause) => self.doze(pause).await,
+                Rest::Wait(pause) => self.doze(pause, &reader.seen).await,
                 Rest::LookAgain => {}
             }
         }
@@ -93,12 +98,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), StoreError> {
         let runner = self.runner;
         let (leases, exclude) = self.tracker.begin_read();
+        let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
+        reader.seen.clone_from(&lanes);
         let topics = self.topics().filter(|_| !leases.is_empty());
         let Some(topics) = topics else {
-            reader.brought_nothing();
+            reader.brought_nothing(&[]);
             return Ok(());
         };
-        let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let lanes = match runner.sink.transactions() {
             None => reader.quotas(runner.settings.batch_size, &lanes),
             Some(_) => self.in_turns(reader, lanes),
@@ -123,7 +129,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         if admitted.to_send.is_empty() {
             // Unless some of it was parked, all of it waits for something else.
             if admitted.to_park.is_empty() {
-                reader.brought_nothing();
+                reader.brought_nothing(&request.lanes);
             }
             return Ok(());
         }
@@ -225,6 +231,8 @@ struct Reader {
     last: BTreeMap<i16, (usize, usize)>,
     /// The deep lane that was read last, where not all of them are read at once.
     turn: i16,
+    /// The lanes that could be read the last time.
+    seen: Vec<i16>,
     /// Whether the last read left anything.
     more: bool,
     empty: u32,
@@ -259,14 +267,16 @@ impl Reader {
             self.last.insert(lane, (asked, got));
         }
         match read.len() {
-            0 => self.brought_nothing(),
+            0 => self.brought_nothing(&request.lanes),
             _ => self.empty = 0,
         }
     }
 
-    /// The last read brought nothing that could be sent.
-    fn brought_nothing(&mut self) {
-        self.last.clear();
+    /// The last read, of these lanes, brought nothing that could be sent.
+    fn brought_nothing(&mut self, lanes: &[(i16, usize)]) {
+        for (lane, _) in lanes {
+            self.last.remove(lane);
+        }
         self.empty = self.empty.saturating_add(1);
     }
 
@@ -363,7 +373,22 @@ mod tests {
         let mut reader = Reader::default();
         let first = request(&reader);
         reader.learn(&first, &read(0, 5));
-        reader.brought_nothing();
+        reader.brought_nothing(&first.lanes);
         assert!(reader.pause(Duration::from_secs(1)).is_some());
+    }
+
+    /// While deep lanes are on their way, others may well be empty.
+    #[test]
+    fn a_lane_that_is_not_read_stays_deep() {
+        let mut reader = Reader::default();
+        let both = request(&reader);
+        reader.learn(&both, &read(0, 5));
+        let empty = ReadRequest {
+            lanes: vec![(1, 5)],
+            ..ReadRequest::default()
+        };
+        reader.learn(&empty, &[]);
+        assert_eq!(reader.take_turns(1, vec![0, 1]), [1, 0]);
+        assert_eq!(reader.last.keys().copied().collect::<Vec<_>>(), [0]);
     }
 }

@@ -242,6 +242,20 @@ impl Tracker {
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
 
+    /// Whether lanes can be read that are not among these.
+    pub(super) fn can_read_others(&self, than: &[i16]) -> bool {
+        let state = self.lock();
+        let mut lanes = state.lanes.values().filter(|lane| state.can_read(lane));
+        lanes.any(|lane| !than.contains(&lane.lease.lane))
+    }
+
+    /// Whether lanes can be read as soon as what is in flight of them is known.
+    pub(super) fn has_busy_lanes(&self) -> bool {
+        let state = self.lock();
+        let busy = |lane: &Lane| lane.state == LaneState::Served && lane.in_flight > 0;
+        state.transactional && state.lanes.values().any(busy)
+    }
+
     /// How many messages may be read until so many are in flight.
     pub(super) fn room(&self, limit: usize) -> usize {
         limit.saturating_sub(self.lock().in_flight.len())

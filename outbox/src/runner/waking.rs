@@ -169,12 +169,16 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
     }
 
-    /// Waits, or until somebody rings or the session ends.
-    pub(super) async fn doze(&self, pause: Duration) {
+    /// Waits, or until somebody rings, other lanes can be read than `seen`, or the session ends.
+    pub(super) async fn doze(&self, pause: Duration, seen: &[i16]) {
+        let others = self
+            .tracker
+            .wait_until(|tracker| tracker.can_read_others(seen));
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
             () = self.runner.bell.rung.notified() => self.runner.metrics.woken(),
+            () = others => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
