@@ -14,8 +14,9 @@ use super::{RunError, quota, survive};
 use crate::sink::Sink;
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
 
-/// The pause before the first look after work.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// The pause before the first look after work: as long as that is short, messages that come one by one go on one
+/// by one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// In how many turns deep lanes are read for transactions.
 const TURNS: usize = 4;
@@ -52,8 +53,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             let Some(pause) = reader.pause(self.runner.settings.poll_interval) else {
                 continue;
             };
-            // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
-            let pause = pause.max(took * 4);
+            let pause = match reader.found_work() {
+                true => pause,
+                // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
+                false => pause.max(took * 4),
+            };
             let rest = match self.tracker.has_busy_lanes() {
                 // It is read again soon.
                 true => Rest::Wait(pause),
