@@ -1,17 +1,22 @@
 //! What wakes a runner that sleeps: the doorbell on PostgreSQL, a waker in its own process. The polls are
 //! so far apart that nothing here is found by one, unless it says so.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, sql_query};
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::poll_fn;
 use outbox::runner::{Runner, RunnerThread, Waker};
+use outbox::sink::{Delivery, Sink, SinkError, Transactions};
+use outbox::store::StoredMessage;
 use outbox::testing::RecordingSink;
 use outbox::{Message, OutboxEvent as _, publish_all};
 use outbox_tests::database::{Database, Postgres};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{AsyncMessage, NoTls};
 
 /// Longer than any test waits for anything.
@@ -144,6 +149,71 @@ async fn nobody_rings_for_a_lane_that_is_awake() -> Result<()> {
     drop(client);
     let lane = lane.to_string();
     assert_eq!(heard.await?, [lane.as_str(), &lane, "the end"]);
+    Ok(())
+}
+
+/// A sink that commits when it is let, and batch after batch.
+struct Held {
+    broker: RecordingSink,
+    begun: Arc<Semaphore>,
+    may_commit: Arc<Semaphore>,
+}
+
+impl Sink for Held {
+    async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        self.broker.send(batch, deadline).await
+    }
+
+    fn delivery_timeout(&self) -> Duration {
+        self.broker.delivery_timeout()
+    }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
+    }
+}
+
+impl Transactions for Held {
+    fn take_over(&self, _: i16) -> BoxFuture<'_, Result<i64, SinkError>> {
+        Box::pin(async { Ok(0) })
+    }
+
+    fn commit(&self, _: i16, _: i64, messages: &[StoredMessage], deadline: Instant) -> Delivery {
+        let (broker, messages) = (self.broker.clone(), messages.to_vec());
+        let may_commit = self.may_commit.clone();
+        self.begun.add_permits(1);
+        Delivery::new(async move {
+            // It is never closed.
+            let _ = may_commit.acquire().await.map(SemaphorePermit::forget);
+            broker.send(&messages, deadline).await.await
+        })
+    }
+
+    fn let_go(&self, _: i16) {}
+}
+
+/// Who wrote to it has rung while nothing could be read of it.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_lane_is_read_again_when_its_transaction_has_ended() -> Result<()> {
+    let database = Postgres::create()?;
+    let broker = RecordingSink::new();
+    let (begun, may_commit) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let sink = Held {
+        broker: broker.clone(),
+        begun: begun.clone(),
+        may_commit: may_commit.clone(),
+    };
+    let builder = Runner::builder(database.store()?, sink).poll_interval(NEVER);
+    let runner = builder.build()?.spawn()?;
+    publish(&database, "is on its way")?;
+    begun.acquire().await?.forget();
+    publish(&database, "is behind it")?;
+    asleep(&database).await?;
+    may_commit.add_permits(2);
+    let both = broker.wait_until(|log| log.len() == 2);
+    tokio::time::timeout(Duration::from_secs(30), both).await?;
+    tokio::task::spawn_blocking(|| runner.stop()).await??;
     Ok(())
 }
 

@@ -21,6 +21,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// In how many turns deep lanes are read for transactions.
 const TURNS: usize = 4;
 
+/// Lanes that are on their way are in general read again before that, so writers are not told of a shorter pause.
+const SOON: Duration = Duration::from_millis(250);
+
 /// How often parked messages are looked for that are due.
 const LOOK_FOR_DUE: Duration = Duration::from_millis(500);
 
@@ -58,8 +61,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
                 false => pause.max(took * 4),
             };
-            let rest = match self.tracker.has_busy_lanes() {
-                // It is read again soon.
+            let rest = match pause < SOON && self.tracker.has_busy_lanes() {
                 true => Rest::Wait(pause),
                 false => self.lie_down(&mut sleep, pause).await,
             };
