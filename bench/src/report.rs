@@ -69,13 +69,15 @@ impl Report {
         self.parts.push(part);
     }
 
-    /// Writes the figures as JSON, and a picture of each part.
+    /// Writes the figures as JSON and as Markdown, and a picture of each part.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         fs::write(
             folder.join("results.json"),
             serde_json::to_string_pretty(self)?,
         )?;
+        let tables: String = self.parts.iter().map(Part::to_markdown).collect();
+        fs::write(folder.join("results.md"), tables)?;
         for part in &self.parts {
             plot::draw(part, &folder.join(part.file_name()))?;
         }
@@ -105,6 +107,26 @@ impl Part {
             .filter(|word| !word.is_empty());
         let name = words.collect::<Vec<_>>().join("-").to_lowercase();
         format!("{name}.svg")
+    }
+
+    fn to_markdown(&self) -> String {
+        let mut table = format!(
+            "**{}** ({})\n\n| | median | lowest | highest | ratio |\n|---|---:|---:|---:|---:|\n",
+            self.title, self.unit
+        );
+        for row in &self.rows {
+            let Row {
+                name,
+                median,
+                lowest,
+                highest,
+                ratio,
+                ..
+            } = row;
+            table +=
+                &format!("| {name} | {median:.2} | {lowest:.2} | {highest:.2} | {ratio:.2} |\n");
+        }
+        table + "\n"
     }
 
     fn print(&self) {
