@@ -1,5 +1,5 @@
-//! Sets `cfg(servers)` for the tests that need real servers, and `cfg(pubsub)` where there can be one of Pub/Sub; and
-//! `cfg(all_sinks)` where the features for all sinks are on.
+//! Sets `cfg(servers)` for the tests that need real servers, and `cfg(all_sinks)` where the features for all sinks
+//! are on.
 //!
 //! It watches one variable that is always `1`, not the addresses, whose ports are others on each
 //! run: those are read when a test runs, so that a run with new ports rebuilds nothing.
@@ -11,7 +11,6 @@ const SINKS: [&str; 5] = ["KINESIS", "NATS", "PUBSUB", "RABBITMQ", "SQS"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(servers)");
-    println!("cargo::rustc-check-cfg=cfg(pubsub)");
     println!("cargo::rustc-check-cfg=cfg(all_sinks)");
     println!("cargo::rerun-if-changed=build.rs");
     let is_on = |sink| env::var_os(format!("CARGO_FEATURE_{sink}")).is_some();
@@ -21,10 +20,5 @@ fn main() {
     println!("cargo::rerun-if-env-changed=OUTBOX_TEST_SERVERS");
     if env::var_os("OUTBOX_TEST_SERVERS").is_some_and(|value| value == "1") {
         println!("cargo::rustc-cfg=servers");
-    }
-    // Not every machine can build it.
-    println!("cargo::rerun-if-env-changed=OUTBOX_TEST_PUBSUB");
-    if env::var_os("OUTBOX_TEST_PUBSUB").is_some_and(|value| value == "1") {
-        println!("cargo::rustc-cfg=pubsub");
     }
 }

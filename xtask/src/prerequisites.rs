@@ -4,7 +4,7 @@ use crate::apt;
 use crate::cargo::{cargo, succeed};
 use anyhow::{Context, Result, bail};
 use outbox_test_servers::{
-    aws, faketime, mariadb, maven, nats, pgbouncer, postgres, process, program, python, rabbitmq,
+    faketime, mariadb, maven, nats, pgbouncer, postgres, process, program, python, rabbitmq,
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -82,7 +82,7 @@ impl Need {
             Self::Java => java_version().is_some_and(|version| version >= maven::JAVA_VERSION),
             Self::Maven => program::find("mvn").is_some(),
             Self::Faketime => program::find("faketime").is_some(),
-            Self::Python => aws::is_possible(),
+            Self::Python => python::makes_environments(),
             Self::OpenSslProgram => program::find("openssl").is_some(),
             Self::Browser => program::find("chromedriver").is_some(),
             Self::RabbitMq => rabbitmq::program("rabbitmq-server").is_ok(),
@@ -109,7 +109,7 @@ impl Need {
             Self::Java => &[maven::JAVA_PACKAGE, "openjdk-21-jre-headless"],
             Self::Maven => &[maven::PACKAGE],
             Self::Faketime => &[faketime::PACKAGE],
-            Self::Python => &[aws::PACKAGE],
+            Self::Python => &[python::VENV_PACKAGE],
             Self::OpenSslProgram => &["openssl"],
             // It brings Chromium.
             Self::Browser => &["chromium-driver"],
@@ -137,7 +137,9 @@ impl Need {
             Self::Java => "Java 17 or newer: Kafka and ElasticMQ run on it",
             Self::Maven => "Maven: it fetches Kafka and ElasticMQ",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
-            Self::Python => "Python with its environments: moto, which plays Kinesis, runs in one",
+            Self::Python => {
+                "Python with its environments: in one runs moto, which plays Kinesis, and one has Go, which builds Pub/Sub's server for tests"
+            }
             Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
             Self::Browser => "chromedriver and Chromium: tests look at the status page",
             Self::RabbitMq => "RabbitMQ: the tests start one of their own",

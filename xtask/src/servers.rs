@@ -1,7 +1,7 @@
 //! The servers that a task shares with whoever it runs: tests, a benchmark, a developer.
 
 use anyhow::{Result, anyhow, bail};
-use outbox_test_servers::{Kafka, MariaDb, Postgres, pubsub};
+use outbox_test_servers::{Kafka, MariaDb, Postgres};
 use std::thread::{self, ScopedJoinHandle};
 
 /// One of each.
@@ -29,17 +29,12 @@ impl Servers {
     }
 
     /// Where they are, as tests want to know it.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
-        let mut environment = vec![
+    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
+        [
             ("OUTBOX_TEST_POSTGRES", self.postgres.url()),
             ("OUTBOX_TEST_MARIADB", self.mariadb.url()),
             ("OUTBOX_TEST_KAFKA", self.kafka.bootstrap()),
-        ];
-        // Tests start servers of their own of it, if this machine can build them.
-        if pubsub::is_possible() {
-            environment.push(("OUTBOX_TEST_PUBSUB", "1".to_owned()));
-        }
-        environment
+        ]
     }
 
     /// The URL of PostgreSQL's superuser.

@@ -2,7 +2,7 @@
 
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{cache, log, port, program, wait};
+use crate::{cache, log, port, python, wait};
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,9 +10,6 @@ use std::time::Duration;
 
 /// The version of moto.
 pub const VERSION: &str = "5.2.5";
-
-/// The Debian package by which Python makes environments.
-pub const PACKAGE: &str = "python3-venv";
 
 /// Serves moto.
 const PROGRAM: &str = include_str!("aws/main.py");
@@ -31,28 +28,8 @@ pub fn fetch() -> Result<PathBuf> {
 }
 
 fn install(directory: &Path) -> Result<PathBuf> {
-    let python = program::require("python3", PACKAGE)?;
     eprintln!("installing moto {VERSION}");
-    let environment = directory.join("environment");
-    let log = directory.join("pip.log");
-    let mut command = process::command(&python, Orphaned::Kill);
-    command.args(["-m", "venv"]).arg(&environment);
-    process::run_logged(command, "python3 -m venv", &log)?;
-    // By `python -m`, since programs in an environment know the place where it was made.
-    let mut command = process::command(environment.join("bin/python"), Orphaned::Kill);
-    command.args(["-m", "pip", "install", "--quiet", "--no-compile"]);
-    command.arg(format!("moto[server,sqs,kinesis]=={VERSION}"));
-    process::run_logged(command, "pip install", &log)?;
-    Ok(environment)
-}
-
-/// Whether environments can be made: Debian has `python3` without what it takes.
-#[must_use]
-pub fn is_possible() -> bool {
-    let python = std::process::Command::new("python3")
-        .args(["-c", "import ensurepip, venv"])
-        .output();
-    python.is_ok_and(|output| output.status.success())
+    python::environment(directory, &format!("moto[server,sqs,kinesis]=={VERSION}"))
 }
 
 /// SQS and Kinesis of one's own, on 127.0.0.1. Dropping it stops them, and nothing of them is left.

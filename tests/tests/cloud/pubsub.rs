@@ -12,10 +12,7 @@ use outbox_tests::brokers::send;
 use super::unique;
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(
-    not(all(servers, pubsub)),
-    ignore = "needs real servers and Go 1.24: run `cargo xtask test`"
-)]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn errors_name_the_topic_and_the_remedy() -> Result<()> {
     let cloud = Cloud::start()?;
     let topic = unique();
@@ -44,10 +41,7 @@ async fn errors_name_the_topic_and_the_remedy() -> Result<()> {
 
 /// Google refuses the request as a whole, and only one message of it was meant.
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(
-    not(all(servers, pubsub)),
-    ignore = "needs real servers and Go 1.24: run `cargo xtask test`"
-)]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn of_a_refused_request_only_the_message_that_was_meant_is_refused() -> Result<()> {
     let cloud = Cloud::start()?;
     let topic = unique();
