@@ -98,7 +98,7 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     }
 
     /// The longest pause between two looks at the table when there is nothing to do. By default 1 s.
-    /// After work, the pause starts at 1 ms and doubles with every empty look.
+    /// After work, the pause starts at 5 ms and doubles with every empty look.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval;

@@ -14,9 +14,8 @@ use super::{RunError, quota, survive};
 use crate::sink::Sink;
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
 
-/// The pause before the first look after work: as long as that is short, messages that come one by one go on one
-/// by one.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The pause before the first look after work.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// In how many turns deep lanes are read for transactions.
 const TURNS: usize = 4;
