@@ -44,6 +44,14 @@ mod sqs;
     feature = "sqs"
 ))]
 mod template;
+#[cfg(any(
+    feature = "kinesis",
+    feature = "nats",
+    feature = "pubsub",
+    feature = "rabbitmq",
+    feature = "sqs"
+))]
+mod timeout;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod tls;
 #[cfg(any(

@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::super::{SinkConfigError, SinkError};
+use super::causes;
 
 /// Where to find the service, and as whom.
 #[derive(Clone, Default)]
@@ -99,18 +100,6 @@ where
         SdkError::TimeoutError(_) => SinkError::unavailable(format!("{target}: no answer in time")),
         error => SinkError::unavailable(format!("{target}: {}", causes(error))),
     }
-}
-
-/// What a failure was caused by, from the outside to the inside.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 /// Sorts an error of AWS by its code, which may have the name of its service before it.

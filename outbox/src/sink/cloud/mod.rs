@@ -9,6 +9,18 @@ pub(super) mod url;
 use super::SinkConfigError;
 use super::template::Template;
 
+/// What a failure was caused by, from the outside to the inside.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 /// The names of queues, streams or topics, which are never empty.
 pub(super) fn names(what: &str, text: &str) -> Result<Template, SinkConfigError> {
     match text.is_empty() {

@@ -22,6 +22,9 @@ pub(in super::super) trait Service: Send + Sync + 'static {
     /// A message as the service takes it.
     type Entry: Send + Sync + 'static;
 
+    /// Its name, for people.
+    const NAME: &str;
+
     /// How much a request may hold.
     const MOST: Most;
 
@@ -40,6 +43,9 @@ pub(in super::super) trait Service: Send + Sync + 'static {
         target: &str,
         entries: &[Self::Entry],
     ) -> impl Future<Output = Result<Vec<Outcome>, SinkError>> + Send;
+
+    /// Whether it is there, and takes messages from who asks.
+    fn check(&self) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 
 /// How much a request may hold. A single entry always has a request.
@@ -76,6 +82,15 @@ impl<S: Service> Requests<S> {
 
     pub(in super::super) fn service(&self) -> &S {
         &self.service
+    }
+
+    /// What the service says of itself, in the time of a request.
+    pub(in super::super) async fn check(&self) -> Result<(), SinkError> {
+        let (name, limit) = (S::NAME, self.timeout);
+        let silent = format!("{name} did not answer within {limit:?}");
+        tokio::time::timeout(limit, self.service.check())
+            .await
+            .unwrap_or_else(|_| Err(SinkError::unavailable(silent)))
     }
 
     fn read(&self, message: &Message) -> Result<(String, S::Entry), SinkError> {
@@ -234,6 +249,8 @@ mod tests {
     impl Service for Recorder {
         type Entry = String;
 
+        const NAME: &str = "The recorder";
+
         const MOST: Most = Most {
             entries: 3,
             bytes: 10,
@@ -264,6 +281,11 @@ mod tests {
                     Ok(told.map(|_| Ok(())).collect())
                 }
             }
+        }
+
+        /// It never answers.
+        async fn check(&self) -> Result<(), SinkError> {
+            std::future::pending().await
         }
     }
 
@@ -305,6 +327,18 @@ mod tests {
             [None, Some(rejected), None, Some(skipped), Some(rejected)]
         );
         assert_eq!(requests, ["aa xx cc", "aa", "xx cc", "xx", "cc"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_does_not_say_how_it_is_is_unavailable() {
+        let requests = Requests::new(Recorder::default(), Duration::from_secs(5));
+        let error = requests.check().await.unwrap_err();
+        assert_eq!(error.kind(), SinkErrorKind::Unavailable);
+        let text = error.to_string();
+        assert!(
+            text.contains("The recorder did not answer within 5s"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

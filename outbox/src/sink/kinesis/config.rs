@@ -10,7 +10,7 @@ use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
 use super::super::in_order::InOrder;
 use super::super::template::Template;
-use super::super::{SinkConfigError, cloud};
+use super::super::{SinkConfigError, cloud, timeout};
 use super::{KinesisSink, Streams};
 
 /// Configures a [`KinesisSink`].
@@ -128,11 +128,7 @@ impl KinesisSinkBuilder {
     /// [`check`](crate::sink::Sink::check), and by each message: they may come later.
     pub async fn build(self) -> Result<KinesisSink, SinkConfigError> {
         let names = self.names()?;
-        if self.delivery_timeout.is_zero() {
-            return Err(SinkConfigError::new(
-                "a delivery time-out of 0 leaves no time for anything; give some seconds",
-            ));
-        }
+        timeout::check(self.delivery_timeout)?;
         // So that the SDK tells what it knows before the time is over.
         let config = self.access.load(self.delivery_timeout * 9 / 10).await?;
         let streams = Streams::new(Client::new(&config), names, self.format);

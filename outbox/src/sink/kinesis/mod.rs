@@ -144,15 +144,7 @@ impl Sink for KinesisSink {
     /// Asks Kinesis for the streams that messages were sent to. Before the first, for one that need not
     /// exist: so that credentials that are missing or refused are told.
     async fn check(&self) -> Result<(), SinkError> {
-        let check = self.sender.carrier().service().check();
-        let limit = self.delivery_timeout;
-        tokio::time::timeout(limit, check)
-            .await
-            .unwrap_or_else(|_| {
-                Err(SinkError::unavailable(format!(
-                    "Kinesis did not answer within {limit:?}"
-                )))
-            })
+        self.sender.carrier().check().await
     }
 }
 
@@ -172,21 +164,6 @@ impl Streams {
             format,
             known: Mutex::default(),
         }
-    }
-
-    async fn check(&self) -> Result<(), SinkError> {
-        let known: Vec<String> = self.lock().iter().cloned().collect();
-        if known.is_empty() {
-            return match self.look_up("outbox-check").await {
-                // Kinesis has answered, and knows who asks.
-                Err(error) if error.kind() == SinkErrorKind::TopicUnavailable => Ok(()),
-                answer => answer,
-            };
-        }
-        for stream in known {
-            self.look_up(&stream).await?;
-        }
-        Ok(())
     }
 
     async fn look_up(&self, stream: &str) -> Result<(), SinkError> {
@@ -216,6 +193,8 @@ fn described(stream: &str) -> String {
 
 impl Service for Streams {
     type Entry = Record;
+
+    const NAME: &str = "Kinesis";
 
     /// Of Kinesis: 500 records, and 10 MiB. Where a stream takes no records above 1 MiB, a request of more
     /// than 5 MiB may be too much: so it is for one record alone, which is then the one that is refused.
@@ -264,5 +243,20 @@ impl Service for Streams {
             )),
         };
         Ok(answer.records().iter().map(outcome).collect())
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        let known: Vec<String> = self.lock().iter().cloned().collect();
+        if known.is_empty() {
+            return match self.look_up("outbox-check").await {
+                // Kinesis has answered, and knows who asks.
+                Err(error) if error.kind() == SinkErrorKind::TopicUnavailable => Ok(()),
+                answer => answer,
+            };
+        }
+        for stream in known {
+            self.look_up(&stream).await?;
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::super::in_order::InOrder;
 use super::super::parameters::{check_authority, parameters, split};
 use super::super::template::Template;
-use super::super::{SinkConfigError, SinkTls, tls};
+use super::super::{SinkConfigError, SinkTls, timeout, tls};
 use super::NatsSink;
 use super::connection::{Link, Settings};
 
@@ -170,11 +170,7 @@ impl NatsSinkBuilder {
     ///
     /// A [`SinkConfigError`] that names the setting.
     pub fn build(self) -> Result<NatsSink, SinkConfigError> {
-        if self.delivery_timeout.is_zero() {
-            return Err(SinkConfigError::new(
-                "a delivery time-out of 0 leaves no time for anything; give some seconds",
-            ));
-        }
+        timeout::check(self.delivery_timeout)?;
         let subject = Template::parse("subject", &self.subject)?;
         let (servers, auth) = parse(&self.servers)?;
         let mut options = ConnectOptions::new()

@@ -13,7 +13,7 @@ use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
 use super::super::in_order::InOrder;
 use super::super::template::Template;
-use super::super::{SinkConfigError, cloud};
+use super::super::{SinkConfigError, cloud, timeout};
 use super::{PubSubSink, Topics};
 
 /// Configures a [`PubSubSink`].
@@ -131,11 +131,7 @@ impl PubSubSinkBuilder {
         if self.project.is_empty() {
             return Err(SinkConfigError::new("the `project` is empty"));
         }
-        if self.delivery_timeout.is_zero() {
-            return Err(SinkConfigError::new(
-                "a delivery time-out of 0 leaves no time for anything; give some seconds",
-            ));
-        }
+        timeout::check(self.delivery_timeout)?;
         if self.emulator.is_some() && (self.endpoint.is_some() || self.credentials.is_some()) {
             return Err(SinkConfigError::new(
                 "`emulator` is an address without TLS and credentials; give either it, or `endpoint` \

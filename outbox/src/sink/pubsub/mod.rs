@@ -137,15 +137,7 @@ impl Sink for PubSubSink {
     /// Asks Pub/Sub for the topics that messages were sent to. Before the first, for one that need not exist:
     /// so that credentials that are missing or refused are told.
     async fn check(&self) -> Result<(), SinkError> {
-        let check = self.sender.carrier().service().check();
-        let limit = self.delivery_timeout;
-        tokio::time::timeout(limit, check)
-            .await
-            .unwrap_or_else(|_| {
-                Err(SinkError::unavailable(format!(
-                    "Pub/Sub did not answer within {limit:?}"
-                )))
-            })
+        self.sender.carrier().check().await
     }
 }
 
@@ -185,26 +177,6 @@ impl Topics {
             .collect()
     }
 
-    async fn check(&self) -> Result<(), SinkError> {
-        let mut topics: Vec<String> = self.lock().iter().cloned().collect();
-        let is_probe = topics.is_empty();
-        if is_probe {
-            topics.push(self.topic("outbox-check"));
-        }
-        for topic in topics {
-            let Err(error) = self.admin.get_topic().set_topic(&topic).send().await else {
-                continue;
-            };
-            match error.status().map(|status| status.code) {
-                // Who may publish need not have the right to look.
-                Some(Code::PermissionDenied) => {}
-                Some(Code::NotFound) if is_probe => {}
-                _ => return Err(outcome::of_rpc(&error, &topic)),
-            }
-        }
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,6 +184,8 @@ impl Topics {
 
 impl Service for Topics {
     type Entry = Entry;
+
+    const NAME: &str = "Pub/Sub";
 
     /// Google's client makes requests of its own of what it is given.
     const MOST: Most = Most {
@@ -254,5 +228,25 @@ impl Service for Topics {
             }
         }
         Ok(outcomes)
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        let mut topics: Vec<String> = self.lock().iter().cloned().collect();
+        let is_probe = topics.is_empty();
+        if is_probe {
+            topics.push(self.topic("outbox-check"));
+        }
+        for topic in topics {
+            let Err(error) = self.admin.get_topic().set_topic(&topic).send().await else {
+                continue;
+            };
+            match error.status().map(|status| status.code) {
+                // Who may publish need not have the right to look.
+                Some(Code::PermissionDenied) => {}
+                Some(Code::NotFound) if is_probe => {}
+                _ => return Err(outcome::of_rpc(&error, &topic)),
+            }
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::error::PublishError;
 
 use super::super::SinkError;
+use super::super::cloud::causes;
 
 /// Why a message was not published.
 pub(super) fn failure(error: &PublishError, topic: &str) -> SinkError {
@@ -46,18 +47,6 @@ fn by_code(code: Code, message: &str, topic: &str) -> SinkError {
         )),
         code => SinkError::unavailable(format!("topic {topic:?}: {code}: {message}")),
     }
-}
-
-/// What a failure was caused by, from the outside to the inside.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use url::form_urlencoded;
 use super::super::in_order::InOrder;
 use super::super::parameters::{check_authority, parameters, split};
 use super::super::template::Template;
-use super::super::{SinkConfigError, SinkTls, tls};
+use super::super::{SinkConfigError, SinkTls, timeout, tls};
 use super::RabbitMqSink;
 use super::connection::{Link, Settings};
 
@@ -162,11 +162,7 @@ impl RabbitMqSinkBuilder {
     /// A [`SinkConfigError`] that names the setting.
     pub fn build(self) -> Result<RabbitMqSink, SinkConfigError> {
         let wrong = |reason: &str| Err(SinkConfigError::new(reason));
-        if self.delivery_timeout.is_zero() {
-            return wrong(
-                "a delivery time-out of 0 leaves no time for anything; give some seconds",
-            );
-        }
+        timeout::check(self.delivery_timeout)?;
         if self.in_flight_per_key == 0 {
             return wrong("with 0 messages of a key in flight none would be sent; give at least 1");
         }

@@ -10,7 +10,7 @@ use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
 use super::super::in_order::InOrder;
 use super::super::template::Template;
-use super::super::{SinkConfigError, cloud};
+use super::super::{SinkConfigError, cloud, timeout};
 use super::{Queues, SqsSink, Target};
 
 /// Configures an [`SqsSink`].
@@ -127,11 +127,7 @@ impl SqsSinkBuilder {
                 )));
             }
         };
-        if self.delivery_timeout.is_zero() {
-            return Err(SinkConfigError::new(
-                "a delivery time-out of 0 leaves no time for anything; give some seconds",
-            ));
-        }
+        timeout::check(self.delivery_timeout)?;
         // So that the SDK tells what it knows before the time is over.
         let config = self.access.load(self.delivery_timeout * 9 / 10).await?;
         let queues = Queues::new(Client::new(&config), target);

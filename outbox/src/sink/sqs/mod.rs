@@ -134,15 +134,7 @@ impl Sink for SqsSink {
     /// Asks SQS for the queues that messages were sent to. Before the first, for one that need not exist: so
     /// that credentials that are missing or refused are told.
     async fn check(&self) -> Result<(), SinkError> {
-        let check = self.sender.carrier().service().check();
-        let limit = self.delivery_timeout;
-        tokio::time::timeout(limit, check)
-            .await
-            .unwrap_or_else(|_| {
-                Err(SinkError::unavailable(format!(
-                    "SQS did not answer within {limit:?}"
-                )))
-            })
+        self.sender.carrier().check().await
     }
 }
 
@@ -215,21 +207,6 @@ impl Queues {
             .ok_or_else(|| SinkError::unavailable(format!("{}: no URL", described(queue))))
     }
 
-    async fn check(&self) -> Result<(), SinkError> {
-        let known: Vec<String> = self.lock().keys().cloned().collect();
-        if known.is_empty() {
-            return match self.look_up("outbox-check").await {
-                // SQS has answered, and knows who asks.
-                Err(error) if error.kind() == SinkErrorKind::TopicUnavailable => Ok(()),
-                answer => answer.map(drop),
-            };
-        }
-        for queue in known {
-            self.look_up(&queue).await?;
-        }
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.urls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,6 +221,8 @@ fn described(queue: &str) -> String {
 
 impl Service for Queues {
     type Entry = Entry;
+
+    const NAME: &str = "SQS";
 
     /// Of SQS: ten messages, and 1 MiB for one as for all of them.
     const MOST: Most = Most {
@@ -299,6 +278,21 @@ impl Service for Queues {
             }
         }
         Ok(outcomes)
+    }
+
+    async fn check(&self) -> Result<(), SinkError> {
+        let known: Vec<String> = self.lock().keys().cloned().collect();
+        if known.is_empty() {
+            return match self.look_up("outbox-check").await {
+                // SQS has answered, and knows who asks.
+                Err(error) if error.kind() == SinkErrorKind::TopicUnavailable => Ok(()),
+                answer => answer.map(drop),
+            };
+        }
+        for queue in known {
+            self.look_up(&queue).await?;
+        }
+        Ok(())
     }
 }
 
