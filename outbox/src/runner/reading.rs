@@ -140,7 +140,6 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         }
         runner.metrics.began(admitted.to_send.len());
         let batch = Batch {
-            sent_at: Instant::now(),
             number: admitted.number,
             origin: Origin::Outbox,
             leases: admitted.leases,
@@ -218,7 +217,6 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         leases.retain(concerned);
         runner.metrics.began(messages.len());
         let batch = Batch {
-            sent_at: Instant::now(),
             number,
             origin: Origin::Parked(attempts),
             leases,

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedSender};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::session::{Batch, Place, Session, panicked, untold};
+use super::session::{Batch, Place, Sent, Session, panicked, untold};
 use crate::sink::{Delivery, Sink, SinkError};
 use crate::store::{Lease, Store, StoredMessage};
 
@@ -17,10 +17,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     pub(super) async fn send_admitted(
         &self,
         mut admitted: Receiver<Batch>,
-        sent: UnboundedSender<(Batch, Delivery)>,
+        sent: UnboundedSender<Sent>,
     ) {
-        while let Some(mut batch) = admitted.recv().await {
-            batch.sent_at = Instant::now();
+        while let Some(batch) = admitted.recv().await {
+            let at = Instant::now();
             let delivery = match self.stop.is_cancelled() {
                 true => Delivery::ready(vec![Err(SinkError::skipped()); batch.messages.len()]),
                 false => {
@@ -29,7 +29,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                 }
             };
             // It is only closed after an error, which is reported elsewhere.
-            let _ = sent.send((batch, delivery));
+            let _ = sent.send(Sent {
+                batch,
+                at,
+                delivery,
+            });
         }
     }
 

@@ -40,15 +40,20 @@ pub(super) struct Session<'r, S, K> {
     pub(super) delivered: AtomicU64,
 }
 
-/// Messages that were sent, in the order in which they were.
+/// Messages that were admitted together, in their order.
 pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) origin: Origin,
     /// Under which they were read: only these entitle to settle them.
     pub(super) leases: Vec<Lease>,
     pub(super) messages: Vec<StoredMessage>,
-    /// When it was given to the sink; until then, when it was admitted.
-    pub(super) sent_at: Instant,
+}
+
+/// A batch that was given to the sink, when, and what becomes of it.
+pub(super) struct Sent {
+    pub(super) batch: Batch,
+    pub(super) at: Instant,
+    pub(super) delivery: Delivery,
 }
 
 /// Where the messages of a batch stand, and how often parked ones were tried before.

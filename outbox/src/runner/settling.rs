@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::event::{MessageInfo, RunnerEvent};
 use super::refusal::OnRejection;
-use super::session::{Batch, Origin, Place, Session};
+use super::session::{Batch, Origin, Place, Sent, Session};
 use super::{Completion, RunError, Runner, survive};
-use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
+use crate::sink::{Outcome, Sink, SinkError, SinkErrorKind};
 use crate::store::{Lease, Parking, Position, Store, StoreError, StoredMessage};
 
 /// What the settling loop remembers between batches.
@@ -29,21 +29,23 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// A key with a failure is held until all that was sent of it is known; only then can the failed
     /// message be sent again without being passed by what was sent after it. What was delivered of
     /// the key behind a failure stays in the table, and follows it once more.
-    pub(super) async fn settle(
-        &self,
-        mut sent: UnboundedReceiver<(Batch, Delivery)>,
-    ) -> Result<(), RunError> {
+    pub(super) async fn settle(&self, mut sent: UnboundedReceiver<Sent>) -> Result<(), RunError> {
         let mut sickness = Sickness {
             backoff: Backoff::new(),
             progress: false,
             unavailable: None,
             fatal: None,
         };
-        while let Some((batch, delivery)) = sent.recv().await {
+        while let Some(Sent {
+            batch,
+            at,
+            delivery,
+        }) = sent.recv().await
+        {
             let mut outcomes = self.outcomes(delivery, batch.messages.len()).await;
             self.send_rest(&batch, &mut outcomes).await;
             let metrics = &self.runner.metrics;
-            metrics.known(batch.sent_at, &batch.messages, &outcomes);
+            metrics.known(at, &batch.messages, &outcomes);
             match &batch.origin {
                 Origin::Outbox => self.settle_batch(&batch, outcomes, &mut sickness).await?,
                 Origin::Parked(attempts) => {
