@@ -2,8 +2,8 @@
 
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{cache, log, port, python, wait};
-use anyhow::{Context, Result, bail};
+use crate::{cache, port, python};
+use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,15 +83,7 @@ impl Aws {
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            Ok(TcpStream::connect(address).ok().map(drop))
-        });
-        ready
-            .and_then(|ready| ready.context("it takes no connections"))
-            .with_context(|| format!("moto does not start; {}", log::tail(&log)))?;
+        process.wait_until_ready("moto", &log, START, || TcpStream::connect(address).is_ok())?;
         Ok(Self {
             process,
             _workdir: workdir,

@@ -1,10 +1,10 @@
 //! SQS, as ElasticMQ plays it: a private one on a free port, with what it has in memory.
 
 use crate::maven::{self, Artifact, class_path, java};
+use crate::port;
 use crate::process::{self, Process};
 use crate::workdir::Workdir;
-use crate::{log, port, wait};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -72,15 +72,9 @@ impl ElasticMq {
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            Ok(TcpStream::connect(address).ok().map(drop))
-        });
-        ready
-            .and_then(|ready| ready.context("it takes no connections"))
-            .with_context(|| format!("ElasticMQ does not start; {}", log::tail(&log)))?;
+        process.wait_until_ready("ElasticMQ", &log, START, || {
+            TcpStream::connect(address).is_ok()
+        })?;
         Ok(Self {
             _process: process,
             _workdir: workdir,

@@ -3,8 +3,8 @@
 use crate::account::Account;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{log, port, program, wait};
-use anyhow::{Context, Result, bail};
+use crate::{port, program};
+use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -206,17 +206,11 @@ impl Site {
         process::log_to(&mut command, &log)?;
 
         let mut process = Process::start(command)?;
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
+        process.wait_until_ready("MariaDB", &log, START, || {
             // Unlike a connection, its own words can't be somebody else's.
             let said = fs::read_to_string(&log).unwrap_or_default();
-            Ok(said.contains(READY).then_some(()))
-        });
-        ready
-            .and_then(|ready| ready.context("it does not take connections"))
-            .with_context(|| format!("MariaDB does not start; {}", log::tail(&log)))?;
+            said.contains(READY)
+        })?;
         Ok(process)
     }
 }

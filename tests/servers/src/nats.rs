@@ -3,8 +3,8 @@
 use crate::account::Account;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{log, port, program, wait};
-use anyhow::{Context, Result, bail};
+use crate::{port, program};
+use anyhow::{Context, Result};
 use std::fs;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -142,15 +142,7 @@ impl Nats {
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            Ok(is_ready(address).then_some(()))
-        });
-        ready
-            .and_then(|ready| ready.context("it takes no connections"))
-            .with_context(|| format!("NATS does not start; {}", log::tail(&log)))?;
+        process.wait_until_ready("NATS", &log, START, || is_ready(address))?;
         self.process = Some(process);
         Ok(())
     }

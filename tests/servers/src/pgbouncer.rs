@@ -3,8 +3,8 @@
 use crate::account::Account;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{log, port, program, wait};
-use anyhow::{Context, Result, bail};
+use crate::{port, program};
+use anyhow::{Context, Result};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -82,15 +82,9 @@ max_client_conn = 200
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            Ok(TcpStream::connect(address).ok().map(drop))
-        });
-        ready
-            .and_then(|ready| ready.context("it takes no connections"))
-            .with_context(|| format!("PgBouncer does not start; {}", log::tail(&log)))?;
+        process.wait_until_ready("PgBouncer", &log, START, || {
+            TcpStream::connect(address).is_ok()
+        })?;
         Ok(Self {
             process,
             _workdir: workdir,

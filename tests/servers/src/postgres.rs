@@ -3,8 +3,8 @@
 use crate::account::Account;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{faketime, log, port, program, wait};
-use anyhow::{Context, Result, bail};
+use crate::{faketime, port, program, wait};
+use anyhow::{Context, Result};
 use std::cmp::Reverse;
 use std::env;
 use std::ffi::OsStr;
@@ -304,15 +304,8 @@ impl Site {
         process::log_to(&mut command, &log)?;
 
         let mut process = Process::start(command)?;
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            Ok(self.is_ready(process.id()).then_some(()))
-        });
-        ready
-            .and_then(|ready| ready.context("it does not take connections"))
-            .with_context(|| format!("PostgreSQL does not start; {}", log::tail(&log)))?;
+        let id = process.id();
+        process.wait_until_ready("PostgreSQL", &log, START, || self.is_ready(id))?;
         Ok(process)
     }
 

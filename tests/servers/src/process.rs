@@ -195,6 +195,29 @@ impl Process {
         Ok(self.status)
     }
 
+    /// Waits until it takes connections, as `is_ready` tells.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended, or takes none within `limit`: with its name, and the end of its log.
+    pub(crate) fn wait_until_ready(
+        &mut self,
+        name: &str,
+        log: &Path,
+        limit: Duration,
+        is_ready: impl Fn() -> bool,
+    ) -> Result<()> {
+        let ready = wait::poll_unless_interrupted(limit, || {
+            if let Some(status) = self.ended()? {
+                bail!("it ended: {status}");
+            }
+            Ok(is_ready().then_some(()))
+        });
+        ready
+            .and_then(|ready| ready.context("it takes no connections"))
+            .with_context(|| format!("{name} does not start; {}", log::tail(log)))
+    }
+
     /// Sends `signal` to its process group.
     ///
     /// # Errors

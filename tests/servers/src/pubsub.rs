@@ -3,8 +3,8 @@
 
 use crate::process::{self, Orphaned, Process};
 use crate::workdir::Workdir;
-use crate::{cache, log, port, python, wait};
-use anyhow::{Context, Result, bail};
+use crate::{cache, port, python};
+use anyhow::{Context, Result};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -96,16 +96,10 @@ impl PubSub {
         command.args([address.to_string(), control.to_string()]);
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
+        process.wait_until_ready("Pub/Sub", &log, START, || {
             let connects = |address| TcpStream::connect(address).is_ok();
-            Ok((connects(address) && connects(control)).then_some(()))
-        });
-        ready
-            .and_then(|ready| ready.context("it takes no connections"))
-            .with_context(|| format!("Pub/Sub does not start; {}", log::tail(&log)))?;
+            connects(address) && connects(control)
+        })?;
         Ok(Self {
             _process: process,
             _workdir: workdir,

@@ -5,8 +5,8 @@ use crate::account::Account;
 use crate::kafka::Identity;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
-use crate::{log, port, program, wait};
-use anyhow::{Context, Result, bail, ensure};
+use crate::{port, program};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -266,15 +266,7 @@ impl Site {
         process::log_to(&mut command, &log)?;
         let mut process = Process::start(command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]));
-        let ready = wait::poll_unless_interrupted(START, || {
-            if let Some(status) = process.ended()? {
-                bail!("it ended: {status}");
-            }
-            Ok(is_ready(address).then_some(()))
-        });
-        ready
-            .and_then(|ready| ready.context("it takes no connections"))
-            .with_context(|| format!("RabbitMQ does not start; {}", log::tail(&log)))?;
+        process.wait_until_ready("RabbitMQ", &log, START, || is_ready(address))?;
         Ok(process)
     }
 }
