@@ -11,14 +11,13 @@ use outbox::runner::Runner;
 use outbox::sink::KafkaSink;
 use outbox::store::PostgresStore;
 use prometheus::Registry;
-use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use super::Options;
 use super::kafka::{self, Producer};
 use super::peers;
 use super::report::Report;
-use super::stage::{Backlog, Database, Servers, wait_until_empty};
+use super::stage::{Backlog, Database, Servers, runtime, wait_until_empty};
 
 /// Where the program of `bench/peers` is.
 const PEERS: &str = "OUTBOX_BENCH_PEERS";
@@ -129,14 +128,6 @@ fn compare(
         .map(|(contender, runs)| (contender.name.to_owned(), runs));
     report.add(title, "messages/s", rows);
     Ok(())
-}
-
-/// Two threads, as the machine has processors in general.
-fn runtime() -> Result<Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?)
 }
 
 fn rate(messages: usize, begin: Instant) -> f64 {

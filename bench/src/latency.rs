@@ -18,7 +18,7 @@ use super::Options;
 use super::kafka::{self, Producer};
 use super::peers;
 use super::report::{Report, percentile};
-use super::stage::{Database, Servers, wait_until_empty};
+use super::stage::{Database, Servers, runtime, wait_until_empty};
 
 diesel::table! {
     plain_outbox (message_id) {
@@ -98,15 +98,11 @@ fn measure(servers: &Servers, rate: u32, time: Duration, contender: Contender) -
             let mut producer = Producer::new(&servers.brokers)?;
             let url = database.url.clone();
             let looping = std::thread::spawn(move || -> Result<()> {
-                let runtime = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(2)
-                    .enable_all()
-                    .build()?;
                 let deliver = |id| {
                     // Those who measure read all of it.
                     let _ = acknowledged.send((id, Instant::now()));
                 };
-                runtime.block_on(peers::notify_loop(&url, &mut producer, deliver, stopped))
+                runtime()?.block_on(peers::notify_loop(&url, &mut producer, deliver, stopped))
             });
             let committed = write(&database, &topic, rate, time, insert_and_notify)?;
             // It ends when all is delivered, or has ended with an error.

@@ -7,6 +7,7 @@ use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::BigInt;
 use diesel::{Connection as _, PgConnection, QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::MigrationHarness as _;
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 /// The servers that all runs share.
@@ -99,6 +100,14 @@ impl Database {
         let position: WalPosition = position.get_result(&mut self.connect()?)?;
         Ok(position.bytes)
     }
+}
+
+/// What the loops that are written by hand run on.
+pub(crate) fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
 }
 
 /// Waits until nothing waits in this database.
