@@ -499,16 +499,14 @@ fn survive(promise: Promise) -> Result<()> {
         // How long it lasts, not a wait for something.
         thread::sleep(world.rig.up_to(LONGEST));
         for &fault in &faults {
-            let ended = world.end(fault).with_context(|| fault.to_string());
-            ended.with_context(|| world.rig.logs())?;
+            world.end(fault).with_context(|| fault.to_string())?;
         }
         // A broker that is coming back may not know the topic for a while.
         wait_until("messages arrive again", || {
             let count = world.rig.topic.count();
             Ok(count.is_ok_and(|count| count > delivered))
         })
-        .with_context(|| format!("after {faults:?}"))
-        .with_context(|| world.rig.logs())?;
+        .with_context(|| format!("after {faults:?}"))?;
     }
     let lasted = begin.elapsed();
     let written = writers.stop()?;
