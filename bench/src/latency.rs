@@ -228,4 +228,8 @@ impl Sink for Observed {
     async fn check(&self) -> Result<(), SinkError> {
         self.sink.check().await
     }
+
+    async fn close(self) {
+        self.sink.close().await;
+    }
 }

@@ -26,6 +26,7 @@ mod tls;
 mod verify;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -76,6 +77,9 @@ enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+/// How long threads may take to end what they do for librdkafka.
+const ENDING: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -134,6 +138,10 @@ fn execute(command: &Command) -> Result<(), Failure> {
             Command::Completions { .. } => Ok(()),
         }
     });
-    runtime.shutdown_background();
+    match &result {
+        Err(Failure::Interrupted(_)) => runtime.shutdown_background(),
+        // Threads that used OpenSSL have to end before the program does, which ends OpenSSL.
+        _ => runtime.shutdown_timeout(ENDING),
+    }
     result
 }

@@ -125,6 +125,10 @@ impl<K: Sink> Sink for CrashingSink<K> {
     fn transactions(&self) -> Option<&dyn Transactions> {
         self.sink.transactions().map(|_| self as &dyn Transactions)
     }
+
+    async fn close(self) {
+        self.sink.close().await;
+    }
 }
 
 impl<K: Sink> Transactions for CrashingSink<K> {

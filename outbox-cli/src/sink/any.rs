@@ -76,4 +76,8 @@ impl Sink for AnySink {
     fn transactions(&self) -> Option<&dyn Transactions> {
         with!(self, sink => sink.transactions())
     }
+
+    async fn close(self) {
+        with!(self, sink => sink.close().await)
+    }
 }

@@ -35,6 +35,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
@@ -52,6 +53,9 @@ pub use self::health::{Condition, Health, HealthWatch};
 pub use self::refusal::OnRejection;
 pub use self::thread::RunnerThread;
 pub use self::waking::Waker;
+
+/// How long the sink's connections may take to end.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Moves messages from a store to a sink, in order, until it is told to stop.
 ///
@@ -168,17 +172,23 @@ impl<S: Store, K: Sink> Runner<S, K> {
     ) -> impl Future<Output = Result<Report, RunError>> + Send {
         async move {
             let stop = CancellationToken::new();
-            let run = self.run(&stop);
-            tokio::pin!(run);
-            tokio::select! {
-                biased;
-                result = &mut run => result,
-                () = shutdown => {
-                    tracing::info!(runner = %self.id.name, "stopping");
-                    stop.cancel();
-                    run.await
+            let result = {
+                let run = self.run(&stop);
+                tokio::pin!(run);
+                tokio::select! {
+                    biased;
+                    result = &mut run => result,
+                    () = shutdown => {
+                        tracing::info!(runner = %self.id.name, "stopping");
+                        stop.cancel();
+                        run.await
+                    }
                 }
+            };
+            if timeout(CLOSING, self.sink.close()).await.is_err() {
+                tracing::warn!("the sink's connections have not ended within {CLOSING:?}");
             }
+            result
         }
     }
 

@@ -207,6 +207,16 @@ pub trait Sink: Send + Sync + 'static {
     fn transactions(&self) -> Option<&dyn Transactions> {
         None
     }
+
+    /// Ends its connections, and is done when they have ended. The runner does this last, and waits a few
+    /// seconds for it, so that the program does not end in the midst of it. By default the sink is dropped.
+    fn close(self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        drop(self);
+        std::future::ready(())
+    }
 }
 
 /// Delivery in transactions of the broker, which makes it exactly once.

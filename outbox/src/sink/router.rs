@@ -175,6 +175,7 @@ trait DynSink: Send + Sync {
     fn system(&self) -> &'static str;
     fn check(&self) -> BoxFuture<'_, Result<(), SinkError>>;
     fn delivers_exactly_once(&self) -> bool;
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 impl<S: Sink> DynSink for S {
@@ -200,6 +201,10 @@ impl<S: Sink> DynSink for S {
 
     fn delivers_exactly_once(&self) -> bool {
         self.transactions().is_some()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Sink::close(*self).boxed()
     }
 }
 
@@ -272,6 +277,11 @@ impl Sink for Router {
         let kind = *kind;
         let reasons: Vec<_> = errors.into_iter().map(|(_, reason)| reason).collect();
         Err(SinkError::new(kind, reasons.join("; ")))
+    }
+
+    /// Closes all sinks, at the same time.
+    async fn close(self) {
+        join_all(self.routes.into_iter().map(|route| route.sink.close())).await;
     }
 }
 

@@ -260,7 +260,7 @@ impl KafkaSinkBuilder {
         }
         let millis = self.message_timeout.as_millis().to_string();
         self.client.set("message.timeout.ms", millis);
-        let connection = Connection::new(self.tokens.clone());
+        let (connection, closed) = Connection::new(self.tokens.clone());
         let others = properties::of_connection(&self.client);
         let topics = Topics::new(others, connection, self.patience(), self.new_topics);
         let guarantee = match &self.exactly_once {
@@ -282,6 +282,7 @@ impl KafkaSinkBuilder {
             guarantee,
             message_timeout: self.message_timeout,
             topics,
+            closed,
         })
     }
 

@@ -11,16 +11,18 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::security::TokenSource;
 
 /// The context of all clients of a sink, and what is known about the health of their connections.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Connection(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     tokens: Option<TokenSource>,
+    /// Each client has it until its threads have ended.
+    _open: DropGuard,
     /// What was wrong last, since anything was right.
     trouble: Mutex<Option<String>>,
     /// Whether there is any, which costs nothing to ask for each message.
@@ -28,11 +30,16 @@ struct Inner {
 }
 
 impl Connection {
-    pub(super) fn new(tokens: Option<TokenSource>) -> Self {
-        Self(Arc::new(Inner {
+    /// The token is cancelled when all clients are closed.
+    pub(super) fn new(tokens: Option<TokenSource>) -> (Self, CancellationToken) {
+        let closed = CancellationToken::new();
+        let inner = Inner {
             tokens,
-            ..Inner::default()
-        }))
+            _open: closed.clone().drop_guard(),
+            trouble: Mutex::default(),
+            troubled: AtomicBool::default(),
+        };
+        (Self(Arc::new(inner)), closed)
     }
 
     /// Whether the application makes tokens for it.
@@ -138,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_last_trouble_is_known_until_all_is_well() {
-        let connection = Connection::default();
+        let (connection, _) = Connection::new(None);
         let error = |code, reason| connection.error(KafkaError::Global(code), reason);
         error(
             RDKafkaErrorCode::Authentication,
@@ -153,7 +160,7 @@ mod tests {
 
     #[test]
     fn without_a_source_of_tokens_the_error_names_it() {
-        let error = Connection::default().generate_oauth_token(None);
+        let error = Connection::new(None).0.generate_oauth_token(None);
         let text = error.err().unwrap().to_string();
         assert!(text.contains("KafkaSasl::oauth_bearer"), "{text}");
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
+use tokio_util::sync::CancellationToken;
 
 use self::at_least_once::AtLeastOnce;
 use self::exactly_once::ExactlyOnce;
@@ -57,6 +58,8 @@ pub struct KafkaSink {
     guarantee: Guarantee,
     message_timeout: Duration,
     topics: Topics,
+    /// Tells when its clients are closed, after it was dropped.
+    closed: CancellationToken,
 }
 
 enum Guarantee {
@@ -128,6 +131,13 @@ impl Sink for KafkaSink {
             Guarantee::AtLeastOnce(_) => None,
             Guarantee::ExactlyOnce(transactions) => Some(transactions),
         }
+    }
+
+    /// librdkafka's threads may crash a program that ends before them: what they use of OpenSSL is gone then.
+    async fn close(self) {
+        let closed = self.closed.clone();
+        drop(self);
+        closed.cancelled().await;
     }
 }
 
