@@ -7,6 +7,13 @@ use crate::servers::Servers;
 use crate::steps::Steps;
 use anyhow::Result;
 use outbox_test_servers::{aws, elasticmq, kafka, pubsub};
+use std::env;
+use std::thread::available_parallelism;
+
+/// How many tests of a program run at once, as Rust's test harness knows it. By default as many as there are
+/// processors, which suits tests that compute: these wait for servers, time-outs and processes most of the
+/// time.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// Combinations of features that must build, besides all of them together.
 const FEATURES: [&str; 19] = [
@@ -66,6 +73,9 @@ fn all(steps: &mut Steps, args: &Args) -> Result<()> {
         command.args(&args.cargo);
         command.envs(servers.environment());
         command.env("OUTBOX_TEST_DIESEL", diesel);
+        if env::var_os(THREADS).is_none() {
+            command.env(THREADS, (2 * available_parallelism()?.get()).to_string());
+        }
         succeed(command)
     });
     let stopped = steps.run("stop", || servers.stop());
