@@ -138,7 +138,7 @@ impl Need {
             Self::Maven => "Maven: it fetches Kafka and ElasticMQ",
             Self::Faketime => "faketime: a test runs a server whose clock is wrong",
             Self::Python => {
-                "Python with its environments: in one runs moto, which plays Kinesis, and one has Go, which builds Pub/Sub's server for tests"
+                "Python with its environments: it fetches moto, and Go for Pub/Sub's server"
             }
             Self::OpenSslProgram => "openssl: a test encrypts the key of a certificate",
             Self::Browser => "chromedriver and Chromium: tests look at the status page",
