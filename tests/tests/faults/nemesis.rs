@@ -168,11 +168,12 @@ struct Wounds {
 }
 
 struct World {
+    /// The first to be dropped: it shows what the runners said, before they miss their servers.
+    rig: Rig,
     server: servers::Postgres,
     brokers: Brokers,
     to_database: Proxy,
     to_brokers: Vec<Proxy>,
-    rig: Rig,
     exactly_once: Option<String>,
     runners: Vec<RunnerProcess>,
     wounds: Wounds,
