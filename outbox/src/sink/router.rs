@@ -403,6 +403,43 @@ mod tests {
         }
     }
 
+    /// A runner closes it last.
+    #[cfg(feature = "testing")]
+    #[tokio::test]
+    async fn it_closes_all_its_sinks() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        use crate::runner::Runner;
+        use crate::testing::MemoryStore;
+
+        #[derive(Clone, Default)]
+        struct Closable(Arc<AtomicBool>);
+        impl Sink for Closable {
+            async fn send(&self, batch: &[StoredMessage], _: Instant) -> Delivery {
+                Delivery::ready(vec![Ok(()); batch.len()])
+            }
+
+            fn delivery_timeout(&self) -> Duration {
+                Duration::ZERO
+            }
+
+            async fn close(self) {
+                tokio::task::yield_now().await;
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let sinks = [Closable::default(), Closable::default()];
+        let router = Router::builder()
+            .route(["a"], sinks[0].clone())
+            .route(["b"], sinks[1].clone());
+        let store = MemoryStore::new();
+        let runner = Runner::builder(store, router.build().unwrap());
+        let stopped = runner.build().unwrap().run_until(async {}).await;
+        assert_eq!(stopped.unwrap().delivered, 0);
+        assert!(sinks.iter().all(|sink| sink.0.load(Ordering::Relaxed)));
+    }
+
     #[tokio::test]
     async fn what_is_wrong_with_a_sink_is_told_with_its_patterns() {
         struct Unwell;

@@ -159,6 +159,16 @@ mod tests {
     }
 
     #[test]
+    fn it_is_closed_with_the_last_of_its_clients() {
+        let (connection, closed) = Connection::new(None);
+        let client = connection.clone();
+        drop(connection);
+        assert!(!closed.is_cancelled());
+        drop(client);
+        assert!(closed.is_cancelled());
+    }
+
+    #[test]
     fn without_a_source_of_tokens_the_error_names_it() {
         let error = Connection::new(None).0.generate_oauth_token(None);
         let text = error.err().unwrap().to_string();
