@@ -7,6 +7,12 @@
 //! #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 //! ```
 //!
+//! One that needs a [disk](servers::Disk) which can be full, too:
+//!
+//! ```text
+//! #[cfg_attr(not(all(servers, disks)), ignore = "needs a disk: run `cargo xtask test` as root")]
+//! ```
+//!
 //! A test that stops, kills or reconfigures a server starts one of its own, from [`servers`].
 
 pub mod brokers;

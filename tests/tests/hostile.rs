@@ -2,6 +2,7 @@
 //! nothing of it stops the runner.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,6 +11,7 @@ use diesel::deserialize::QueryableByName;
 use diesel::sql_types::{Binary, Integer, Nullable, Text};
 use diesel::{PgConnection, QueryResult, RunQueryDsl as _, sql_query};
 use outbox::runner::Runner;
+use outbox::sink::{KinesisSink, NatsSink, PubSubSink, RabbitMqSink, SinkConfigError, SqsSink};
 use outbox::store::PostgresStore;
 use outbox::testing::RecordingSink;
 use outbox::{Headers, Message};
@@ -312,5 +314,41 @@ proptest! {
             };
             prop_assert!(!text.contains(canary), "{}", text);
         }
+    }
+
+    /// The same of sinks.
+    #[test]
+    fn any_url_of_a_sink_is_taken_or_refused_without_its_password(
+        scheme in "(amqps?|nats|tls|sqs|kinesis|pubsub|https?)(\\+tls)?",
+        host in "[a-z0-9.%@/?=&:-]{0,30}",
+        place in "/?[a-z{}%]{0,20}",
+        parameters in "(\\?[a-z_]{1,12}=[a-z0-9{}%&=]{0,20})?",
+        any in ".{0,10}"
+    ) {
+        let canary = "canary5317";
+        for url in [
+            format!("{scheme}://{host}{place}{parameters}{any}"),
+            format!("{scheme}://user:{canary}@{host}{place}{parameters}{any}"),
+            // Where none belongs.
+            format!("{scheme}://localhost?password={canary}{any}"),
+        ] {
+            for text in [
+                told(RabbitMqSink::from_url(&url)),
+                told(NatsSink::from_url(&url)),
+                told(SqsSink::from_url(&url)),
+                told(KinesisSink::from_url(&url)),
+                told(PubSubSink::from_url(&url)),
+            ] {
+                prop_assert!(!text.contains(canary), "{}: {}", url, text);
+            }
+        }
+    }
+}
+
+/// What is shown of a sink's builder, or of why there is none.
+fn told(made: Result<impl Debug, SinkConfigError>) -> String {
+    match made {
+        Ok(builder) => format!("{builder:?}"),
+        Err(error) => format!("{error} {error:?}"),
     }
 }

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, bail};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{self, Database as _};
 use outbox_tests::servers::kafka::{Listener, Node, Secured};
-use outbox_tests::servers::{Kafka, MariaDb, Postgres, kafka, postgres};
+use outbox_tests::servers::{Disk, Kafka, MariaDb, Postgres, kafka, postgres};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,6 +56,47 @@ fn postgres_keeps_its_port_and_data_over_a_crash() -> Result<()> {
     assert!(!server.is_running()?);
     drop(server);
     assert!(!std::fs::exists(data)?);
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_standby_follows_and_can_be_promoted() -> Result<()> {
+    let mut primary = Postgres::start(&[])?;
+    let standby = primary.start_standby()?;
+    psql(&primary, "CREATE TABLE kept AS SELECT 7 AS value")?;
+    let follows = || psql(&standby, "SELECT value FROM kept").is_ok_and(|value| value == "7");
+    let deadline = Instant::now() + LIMIT;
+    while !follows() {
+        assert!(Instant::now() < deadline, "it does not follow");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(psql(&standby, "UPDATE kept SET value = 8").is_err());
+    primary.kill()?;
+    standby.promote()?;
+    psql(&standby, "UPDATE kept SET value = 8")?;
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(
+    not(all(servers, disks)),
+    ignore = "needs a disk: run `cargo xtask test` as root"
+)]
+fn a_disk_is_full_and_has_room_again() -> Result<()> {
+    let disk = Disk::new(2)?;
+    let path = disk.path().to_path_buf();
+    let file = path.join("file");
+    for _ in 0..2 {
+        std::fs::write(&file, "text")?;
+        std::fs::remove_file(&file)?;
+        disk.fill()?;
+        let error = std::fs::write(&file, "text").map_err(|error| error.kind());
+        assert_eq!(error, Err(ErrorKind::StorageFull));
+        disk.clear()?;
+    }
+    drop(disk);
+    assert!(!path.exists());
     Ok(())
 }
 

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use diesel::Connection as _;
-use outbox::store::{LaneBatch, Lease, MysqlStore, ReadRequest, RunnerId, Store, StoreErrorKind};
+use outbox::store::{
+    LaneBatch, Lease, MysqlStore, PostgresStore, ReadRequest, RunnerId, Store, StoreErrorKind,
+};
 use outbox::testing::MemoryStore;
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, publish_all};
 use outbox_tests::certificates::Authority;
 use outbox_tests::database::{Database, MariaDb, Postgres};
+use outbox_tests::proxy::{Fault, Proxy};
 use outbox_tests::servers;
 use uuid::Uuid;
 
@@ -131,6 +134,87 @@ async fn a_read_only_postgres_is_refused() -> Result<()> {
     assert_eq!(error.kind(), StoreErrorKind::Fatal);
     assert!(error.to_string().contains("read-only"), "{error}");
     Ok(())
+}
+
+/// Settles need not be durable, and a crash may take back the last ones. What is there again is read at once also by a
+/// runner that was not asking for anything while its server was away.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn what_is_back_after_a_crash_is_read_on_a_new_connection() -> Result<()> {
+    let database = Postgres::create()?;
+    let proxy = Proxy::to(([127, 0, 0, 1], database.port()?).into())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(what_is_back_is_read(&database, &proxy))
+}
+
+async fn what_is_back_is_read(database: &Postgres, proxy: &Proxy) -> Result<()> {
+    use diesel::connection::SimpleConnection as _;
+
+    // As many as make it worthwhile for the store to move its floors.
+    const MANY: usize = 1_000;
+    const ATTEMPTS: usize = 20;
+    const LIMIT: Duration = Duration::from_secs(30);
+    let runner = RunnerId {
+        id: Uuid::new_v4(),
+        name: "runner".into(),
+    };
+    let mut connection = database.connect()?;
+    for attempt in 1..=ATTEMPTS {
+        let store = PostgresStore::new(database.url_via(proxy.address())?)?;
+        let leases = store.lease(&runner, Duration::from_secs(60)).await?.leases;
+        let mut request = ReadRequest::default();
+        request.lanes = leases.iter().map(|lease| (lease.lane, MANY)).collect();
+        request.max_bytes = usize::MAX;
+        connection.batch_execute(&format!(
+            "INSERT INTO outbox (topic, key) SELECT 't', 'k' FROM generate_series(1, {MANY})"
+        ))?;
+        let read = store.read(&request).await?;
+        let positions: Vec<_> = read.iter().map(|stored| stored.position).collect();
+        store.settle(&runner, &leases, &positions, false).await?;
+        let first = positions.first().context("a message")?;
+        let is_back = format!(
+            "INSERT INTO outbox (id, topic, key) VALUES ({}, 't', 'k')",
+            first.id
+        );
+        let deadline = Instant::now() + LIMIT;
+        // Until the floor has risen above it, it is found.
+        loop {
+            connection.batch_execute(&is_back)?;
+            if store.read(&request).await?.is_empty() {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "the floor does not rise");
+            connection.batch_execute("DELETE FROM outbox")?;
+            store.read(&request).await?;
+        }
+
+        // As a server does that crashes and is there again before anybody asks for anything.
+        proxy.set(Fault::Reset);
+        let connections = "SELECT count(*) FROM pg_stat_activity \
+            WHERE datname = current_database() AND application_name = 'outbox'";
+        loop {
+            // Meanwhile the store hears of it, too, as a rule.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if database.counts(connections)? == [0] {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "connections are not reset");
+        }
+        proxy.set(Fault::None);
+        match store.read(&request).await {
+            Ok(read) => {
+                let ids: Vec<_> = read.iter().map(|stored| stored.position.id).collect();
+                assert_eq!(ids, [first.id]);
+                return Ok(());
+            }
+            // It had not heard of it yet.
+            Err(error) => println!("attempt {attempt}: {error}"),
+        }
+        connection.batch_execute("DELETE FROM outbox")?;
+    }
+    anyhow::bail!("the reset was never heard of before the read")
 }
 
 /// With TLS where it is asked for: to a server that proves who it is, and to no other.

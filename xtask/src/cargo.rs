@@ -1,9 +1,20 @@
 //! Cargo, and programs like it, as steps of a task.
 
 use anyhow::{Result, bail};
+use outbox_test_servers::Disk;
 use outbox_test_servers::process::{self, Orphaned};
 use std::env;
 use std::process::Command;
+use std::sync::LazyLock;
+
+/// What tells the tests' build what there is: servers, and disks of their own where they may be mounted.
+pub(crate) static TESTED: LazyLock<Vec<(&str, &str)>> = LazyLock::new(|| {
+    let disks = Disk::is_possible().then_some(("OUTBOX_TEST_DISKS", "1"));
+    [("OUTBOX_TEST_SERVERS", "1")]
+        .into_iter()
+        .chain(disks)
+        .collect()
+});
 
 /// Cargo, the same one that runs the task.
 pub(crate) fn cargo<const N: usize>(args: [&str; N]) -> Command {
@@ -12,7 +23,7 @@ pub(crate) fn cargo<const N: usize>(args: [&str; N]) -> Command {
     command.args(args);
     // For every step, not only for the one with the servers: with a variable that comes and goes,
     // each step would rebuild what another has built.
-    command.env("OUTBOX_TEST_SERVERS", "1");
+    command.envs(TESTED.iter().copied());
     command
 }
 

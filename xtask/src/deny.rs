@@ -18,7 +18,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     // Does nothing when it is there.
     succeed(cargo(["install", "cargo-deny", "--locked"]))?;
-    let mut command = cargo(["deny", "--all-features", "check"]);
+    let mut command = cargo(["deny", "--all-features"]);
+    if args.offline {
+        command.arg("--offline");
+    }
+    // Of duplicates, which are allowed, it would draw all the trees.
+    command.args(["check", "--hide-inclusion-graph"]);
     if args.offline {
         command.args(OFFLINE);
     }

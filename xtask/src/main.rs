@@ -7,6 +7,7 @@ mod cargo;
 mod chaos;
 mod deny;
 mod diesel;
+mod fuzz;
 mod prerequisites;
 mod servers;
 mod signals;
@@ -38,6 +39,8 @@ enum Task {
     Chaos(chaos::Args),
     /// Look at licences, known vulnerabilities and sources of all dependencies
     Deny(deny::Args),
+    /// Feed whatever parses foreign input with what a fuzzer makes up
+    Fuzz(fuzz::Args),
     /// Start a PostgreSQL, a MariaDB and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -63,6 +66,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(args) => bench::run(args),
         Task::Chaos(args) => chaos::run(args),
         Task::Deny(args) => deny::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
         Task::Up => up::run(),
     }
 }

@@ -9,23 +9,19 @@ pub(crate) struct Steps(Vec<Step>);
 
 #[derive(Debug)]
 struct Step {
-    name: &'static str,
+    name: String,
     time: Duration,
     passed: bool,
 }
 
 impl Steps {
     /// Runs a step. Its error names it.
-    pub(crate) fn run<T>(
-        &mut self,
-        name: &'static str,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         eprintln!("==> {name}");
         let started = Instant::now();
         let result = work();
         self.0.push(Step {
-            name,
+            name: name.to_owned(),
             time: started.elapsed(),
             passed: result.is_ok(),
         });

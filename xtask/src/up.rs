@@ -1,5 +1,6 @@
 //! `cargo xtask up`: the servers of the tests, for a developer.
 
+use crate::cargo::TESTED;
 use crate::prerequisites::{self, Need};
 use crate::servers::Servers;
 use anyhow::Result;
@@ -16,7 +17,9 @@ pub(crate) fn run() -> Result<()> {
     for (name, value) in servers.environment() {
         println!("export {name}={value}");
     }
-    println!("export OUTBOX_TEST_SERVERS=1");
+    for (name, value) in TESTED.iter() {
+        println!("export {name}={value}");
+    }
     eprintln!("PostgreSQL, MariaDB and Kafka run until Ctrl-C.");
     let ended = wait(&mut servers);
     servers.stop()?;

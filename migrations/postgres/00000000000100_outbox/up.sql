@@ -218,7 +218,8 @@ DELETE FROM outbox_runners WHERE expires_at < clock_timestamp() - interval '1 ho
     WITH share AS MATERIALIZED (
         SELECT 16 / n + CASE WHEN rank < 16 % n THEN 1 ELSE 0 END AS share
         FROM (
-            SELECT count(*) AS n, count(*) FILTER (WHERE r.runner < $1) AS rank
+            -- At least itself, even if what it told is past before it is counted.
+            SELECT greatest(count(*), 1) AS n, count(*) FILTER (WHERE r.runner < $1) AS rank
             FROM outbox_runners AS r
             WHERE r.expires_at > clock_timestamp()
         ) AS alive

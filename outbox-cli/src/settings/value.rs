@@ -64,7 +64,24 @@ pub(crate) fn one_of<T: Copy>(words: &[(&'static str, T)], text: &str) -> Result
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever is set, it is read or refused.
+        #[test]
+        fn any_value_is_read_or_refused(text in r"([0-9]{1,20}(ms|s|m|h|d|w|y|us|ns)? ?|[-+.PT]|.){0,5}") {
+            let _ = (duration(&text), number::<usize>(&text), list(&text));
+        }
+
+        #[test]
+        fn durations_are_read_as_they_are_meant(hours in 0..100_000_u64, seconds in 0..100_000_u64, millis in 0..1_000_u64) {
+            let meant = Duration::from_millis((hours * 3600 + seconds) * 1000 + millis);
+            prop_assert_eq!(duration(&format!("{hours}h {seconds}s {millis}ms")), Ok(meant));
+            prop_assert_eq!(duration(&format!("{hours}h{seconds}s{millis}ms")), Ok(meant));
+        }
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -40,10 +40,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             if let Err(error) = self.look_what_is_paused().await {
                 survive(error)?;
             }
-            if let Err(error) = self.renew().await {
-                survive(error)?;
-                if self.leases_have_ended() {
-                    self.lose(&self.tracker.leases());
+            let mut look_again = false;
+            match self.renew().await {
+                Ok(handed_back) => look_again = handed_back,
+                Err(error) => {
+                    survive(error)?;
+                    if self.leases_have_ended() {
+                        self.lose(&self.tracker.leases());
+                    }
                 }
             }
             if cleaned.elapsed() >= CLEAN {
@@ -53,10 +57,15 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     Err(error) => survive(error)?,
                 }
             }
+            let pause = match look_again {
+                // What was handed back may be the runner's again, by a new lease.
+                true => Duration::ZERO,
+                false => TICK.min(lease / 5),
+            };
             tokio::select! {
                 biased;
                 () = work_is_done.cancelled() => {}
-                () = tokio::time::sleep(TICK.min(lease / 5)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         Ok(())
@@ -93,8 +102,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(Cleaned::Some)
     }
 
+    /// Whether lanes were handed back.
     #[tracing::instrument(name = "lease", level = "debug", skip_all)]
-    async fn renew(&self) -> Result<(), StoreError> {
+    async fn renew(&self) -> Result<bool, StoreError> {
         let runner = self.runner;
         let ttl = runner.settings.lease;
         // Counted from before the request: the database's clock starts no earlier.
@@ -105,14 +115,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lost: Vec<_> = without(&held, &granted.leases);
         self.lose(&lost);
         self.set_leased_until(until);
-        self.serve(without(&granted.leases, &held)).await?;
+        self.serve(self.tracker.new_among(&granted.leases)).await?;
         self.leave_excess(&granted);
-        let released = self.release_drained().await;
+        let handed_back = self.release_ended().await;
         let served = self.tracker.leases();
         runner
             .health
             .lanes(served.iter().map(|lease| lease.lane).collect());
-        released
+        handed_back
     }
 
     /// Serves these lanes no more. What was in flight of them changes nothing.
@@ -154,24 +164,32 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     fn leave_excess(&self, granted: &Granted) {
         let excess = granted.leases.len().saturating_sub(granted.share);
         self.tracker
-            .leave(excess.saturating_sub(self.tracker.leaving()));
+            .leave(excess.saturating_sub(self.tracker.leaving(&granted.leases)));
     }
 
-    async fn release_drained(&self) -> Result<(), StoreError> {
-        let drained = self.tracker.drained();
-        if drained.is_empty() {
-            return Ok(());
+    /// Hands back what is drained, and what was lost: by the runner's clock alone, perhaps. Until the store has
+    /// taken it, the same lane may come back under the same epoch, under which a statement that was given up long
+    /// ago would still be done; so it is not served before.
+    async fn release_ended(&self) -> Result<bool, StoreError> {
+        let ended = self.tracker.ended();
+        if ended.is_empty() {
+            return Ok(false);
         }
         let runner = self.runner;
+        let leases: Vec<_> = ended.iter().map(|(lease, _)| *lease).collect();
         runner
-            .ask(runner.store.release(&runner.id, &drained))
+            .ask(runner.store.release(&runner.id, &leases))
             .await?;
-        for lease in drained {
-            self.let_go(lease.lane);
-            tracing::info!(lane = lease.lane, "lane handed back");
-            runner.events.emit(|| RunnerEvent::LaneReleased(lease));
+        self.tracker.handed_back(&leases);
+        for (lease, was_lost) in ended {
+            // Of the others it is known already.
+            if !was_lost {
+                self.let_go(lease.lane);
+                tracing::info!(lane = lease.lane, "lane handed back");
+                runner.events.emit(|| RunnerEvent::LaneReleased(lease));
+            }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -96,15 +96,25 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// Parks messages. The keys must be held by then, and the lock on parking too.
+    ///
+    /// After an error it may still be done, much later: when its messages have come back, and others of their keys
+    /// are sent that it would let pass. So the lanes are drained and handed back, and come back under a new epoch,
+    /// which fences it.
     pub(super) async fn park(
         &self,
         leases: &[Lease],
         messages: &[Parking],
     ) -> Result<(), StoreError> {
         let runner = self.runner;
-        let held = runner
-            .ask(runner.store.park(&runner.id, leases, messages))
-            .await?;
+        let park = runner.store.park(&runner.id, leases, messages);
+        let held = runner.ask(park).await.inspect_err(|_| {
+            let concerned = |lease: &&Lease| {
+                let mut positions = messages.iter().map(|parking| parking.position);
+                positions.any(|position| position.lane == lease.lane)
+            };
+            let concerned: Vec<_> = leases.iter().filter(concerned).copied().collect();
+            self.tracker.leave_these(&concerned);
+        })?;
         self.notice_lost(leases, &held);
         runner.metrics.parked(messages.len());
         self.tracker.set_parked(true);

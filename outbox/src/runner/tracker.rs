@@ -28,6 +28,9 @@ pub(super) struct Tracker {
 #[derive(Default)]
 struct State {
     lanes: BTreeMap<i16, Lane>,
+    /// Leases that are over, and that the store has not taken back yet. They are never used again: a statement
+    /// that was given up may still be done under one of them. And whether each was lost.
+    ended: BTreeMap<Lease, bool>,
     in_flight: HashSet<Position>,
     bytes: usize,
     /// The number of the batch that was admitted last, and of the one that was finished last.
@@ -202,15 +205,32 @@ impl Tracker {
         }
     }
 
-    /// How many lanes are on their way out.
-    pub(super) fn leaving(&self) -> usize {
+    /// How many of these lanes are on their way out.
+    pub(super) fn leaving(&self, granted: &[Lease]) -> usize {
         let state = self.lock();
         let leaving = |lane: &&Lane| lane.state == LaneState::Leaving;
-        state.lanes.values().filter(leaving).count()
+        let ended = granted
+            .iter()
+            .filter(|lease| state.ended.contains_key(lease));
+        state.lanes.values().filter(leaving).count() + ended.count()
     }
 
-    /// Takes out the lanes that are leaving and have nothing in flight: they can be handed back.
-    pub(super) fn drained(&self) -> Vec<Lease> {
+    /// Reads no more of the lanes of these leases: of what was done under them something is not known.
+    pub(super) fn leave_these(&self, leases: &[Lease]) {
+        let mut state = self.lock();
+        for lease in leases {
+            if let Some(lane) = state.lanes.get_mut(&lease.lane)
+                && lane.lease == *lease
+                && lane.state == LaneState::Served
+            {
+                lane.state = LaneState::Leaving;
+            }
+        }
+    }
+
+    /// The leases that are over and to be handed back, and whether each was lost: also those of lanes that are
+    /// leaving and have nothing in flight any more.
+    pub(super) fn ended(&self) -> Vec<(Lease, bool)> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let drained: Vec<_> = state
@@ -222,8 +242,25 @@ impl Tracker {
         for lease in &drained {
             state.lanes.remove(&lease.lane);
             state.held.retain(|_, held| held.lane != lease.lane);
+            state.ended.insert(*lease, false);
         }
-        drained
+        let ended = state.ended.iter();
+        ended.map(|(lease, was_lost)| (*lease, *was_lost)).collect()
+    }
+
+    /// The store has taken these back.
+    pub(super) fn handed_back(&self, leases: &[Lease]) {
+        let mut state = self.lock();
+        state.ended.retain(|lease, _| !leases.contains(lease));
+    }
+
+    /// Those of these leases that are new: of lanes that are not known, or not by a lease that is over.
+    pub(super) fn new_among(&self, granted: &[Lease]) -> Vec<Lease> {
+        let state = self.lock();
+        let is_new = |lease: &&Lease| {
+            !state.lanes.contains_key(&lease.lane) && !state.ended.contains_key(lease)
+        };
+        granted.iter().filter(is_new).copied().collect()
     }
 
     /// Reads no more of a lane, until the runner is started again.
@@ -622,11 +659,13 @@ impl State {
         }
     }
 
-    /// A lane that was lost is forgotten when nothing of it is in flight.
+    /// A lane that was lost is forgotten when nothing of it is in flight, and its lease is over: the store may
+    /// think otherwise.
     fn forget_if_idle(&mut self, lane: i16) {
-        let idle = |lane: &Lane| lane.state == LaneState::Lost && lane.in_flight == 0;
-        if self.lanes.get(&lane).is_some_and(idle) {
+        let idle = |lane: &&Lane| lane.state == LaneState::Lost && lane.in_flight == 0;
+        if let Some(lease) = self.lanes.get(&lane).filter(idle).map(|lane| lane.lease) {
             self.lanes.remove(&lane);
+            self.ended.insert(lease, true);
         }
     }
 }
@@ -684,9 +723,14 @@ mod tests {
         assert_eq!(tracker.own(&second.leases), []);
         tracker.finish(first.number, &first.to_send);
         assert_eq!(tracker.own(&second.leases), []);
+        assert_eq!(tracker.new_among(&[LEASE]), []);
         tracker.finish(second.number, &second.to_send);
-        tracker.serve(&[LEASE], &[]);
-        assert_eq!(tracker.own(&[LEASE]), [LEASE], "nothing is in flight");
+        assert_eq!(tracker.new_among(&[LEASE]), [], "it is over");
+        assert_eq!(tracker.ended(), [(LEASE, true)]);
+        let anew = Lease { epoch: 2, ..LEASE };
+        assert_eq!(tracker.new_among(&[LEASE, anew]), [anew]);
+        tracker.handed_back(&[LEASE]);
+        assert_eq!(tracker.ended(), []);
     }
 
     /// While it waits for the sink to take the batch before, something may fail.
@@ -900,12 +944,12 @@ mod tests {
         let tracker = tracker();
         let first = read(&tracker, &[stored(1, "a")]);
         tracker.leave(1);
-        assert_eq!(tracker.leaving(), 1);
-        assert!(tracker.drained().is_empty());
+        assert_eq!(tracker.leaving(&[LEASE]), 1);
+        assert!(tracker.ended().is_empty());
         assert!(tracker.begin_read().0.is_empty());
         assert_eq!(tracker.leases(), [LEASE], "it is renewed until then");
         tracker.finish(first.number, &first.to_send);
-        assert_eq!(tracker.drained(), [LEASE]);
+        assert_eq!(tracker.ended(), [(LEASE, false)]);
         assert!(tracker.leases().is_empty());
     }
 

@@ -137,6 +137,8 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Template, String> {
@@ -207,5 +209,24 @@ mod tests {
         assert_eq!(parse("{topic}").unwrap().constant(), None);
         assert!(parse("{topic}").unwrap().takes(Place::Topic));
         assert!(!parse("{topic}").unwrap().takes(Place::Key));
+    }
+
+    proptest! {
+        /// A place is filled with what stands for it, wherever it stands; other braces are refused.
+        #[test]
+        fn any_text_is_filled_or_refused(
+            text in r"([a-z.]{0,3}|[{}]|\{(topic|key|event_type|t)\}|.){0,6}",
+            topic in "[a-z]{1,5}", key in "[a-z]{0,5}", event_type in "[a-z]{0,5}"
+        ) {
+            let message = Message::new(&*topic).with_key(&*key).with_event_type(&*event_type);
+            let filled = text
+                .replace("{topic}", &topic)
+                .replace("{key}", &key)
+                .replace("{event_type}", &event_type);
+            match parse(&text) {
+                Ok(template) => prop_assert_eq!(template.fill(&message), Ok(filled)),
+                Err(_) => prop_assert!(filled.contains(['{', '}'])),
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ mod workdir;
 
 pub mod aws;
 pub mod cache;
+pub mod disk;
 pub mod elasticmq;
 pub mod faketime;
 pub mod interrupt;
@@ -29,6 +30,7 @@ pub mod rabbitmq;
 
 pub use self::account::is_root;
 pub use self::aws::Aws;
+pub use self::disk::Disk;
 pub use self::elasticmq::ElasticMq;
 pub use self::kafka::Kafka;
 pub use self::mariadb::MariaDb;

@@ -1,6 +1,7 @@
 //! A private PostgreSQL.
 
 use crate::account::Account;
+use crate::disk::Disk;
 use crate::process::{self, Orphaned, Process, Signal};
 use crate::workdir::Workdir;
 use crate::{faketime, port, program, wait};
@@ -8,7 +9,8 @@ use anyhow::{Context, Result};
 use std::cmp::Reverse;
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -93,7 +95,22 @@ impl Postgres {
     ///
     /// As [`start`](Self::start), and when faketime is missing.
     pub fn start_with_clock(offset: &str) -> Result<Self> {
-        Self::start_in(faketime::environment(offset)?, &[])
+        let mut site = Site::new(None)?;
+        site.environment = faketime::environment(offset)?;
+        site.initialize(&[])?;
+        Self::start_in(site, &[])
+    }
+
+    /// Starts one all of whose data lie on this disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and when it is full already: 64 MiB are enough at the beginning.
+    pub fn start_on(disk: &Disk) -> Result<Self> {
+        let site = Site::new(Some(disk))?;
+        // Of its log, which it would go on with for a while on a full disk, it has little in advance.
+        site.initialize(&["--wal-segsize=1"])?;
+        Self::start_in(site, &[("min_wal_size", "2MB"), ("max_wal_size", "4MB")])
     }
 
     /// Starts one, with the given settings as well as in `postgresql.conf`.
@@ -102,12 +119,36 @@ impl Postgres {
     ///
     /// When the programs are missing, or it does not start: with the end of its log.
     pub fn start(settings: &[(&str, &str)]) -> Result<Self> {
-        Self::start_in(Vec::new(), settings)
+        let site = Site::new(None)?;
+        site.initialize(&[])?;
+        Self::start_in(site, settings)
     }
 
-    fn start_in(environment: Vec<(String, String)>, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut site = Site::new().context("PostgreSQL cannot be set up")?;
-        site.environment = environment;
+    /// Starts a standby of this one, which follows it until it is [promoted](Self::promote), and can be read
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and when this one can't be copied.
+    pub fn start_standby(&self) -> Result<Self> {
+        let site = Site::new(None)?;
+        site.copy(self)?;
+        Self::start_in(site, &[])
+    }
+
+    /// Makes a standby a server of its own, that can be written to when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or does not become one: with what it says.
+    pub fn promote(&self) -> Result<()> {
+        let mut promote = self.site.command("pg_ctl");
+        promote.args(["promote", "--wait", "--pgdata"]);
+        promote.arg(&self.site.data);
+        process::run_logged(promote, "pg_ctl", &self.site.workdir.join("promote.log"))
+    }
+
+    fn start_in(site: Site, settings: &[(&str, &str)]) -> Result<Self> {
         let settings: Vec<_> = settings
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -220,6 +261,7 @@ fn is_haunted(error: &anyhow::Error) -> bool {
 #[derive(Debug)]
 struct Site {
     workdir: Workdir,
+    data: PathBuf,
     programs: Programs,
     account: Option<Account>,
     /// Of the server, besides the harness's own.
@@ -227,29 +269,51 @@ struct Site {
 }
 
 impl Site {
-    fn new() -> Result<Self> {
+    /// A site without data yet: on this disk, or beside everything else.
+    fn new(disk: Option<&Disk>) -> Result<Self> {
+        Self::prepare(disk).context("PostgreSQL cannot be set up")
+    }
+
+    fn prepare(disk: Option<&Disk>) -> Result<Self> {
+        let workdir = Workdir::new("postgres")?;
         let site = Self {
-            workdir: Workdir::new("postgres")?,
+            data: disk.map_or(workdir.path(), Disk::path).join("data"),
+            workdir,
             programs: Programs::find()?,
             account: Account::if_root()?,
             environment: Vec::new(),
         };
-        for directory in [site.data(), site.socket()] {
-            fs::create_dir(&directory).context("cannot create a directory")?;
+        for directory in [&site.data, &site.socket()] {
+            fs::create_dir(directory).context("cannot create a directory")?;
             if let Some(account) = site.account {
-                account.own(&directory)?;
+                account.own(directory)?;
             }
         }
-        let mut initdb = site.command("initdb");
-        initdb.arg("--pgdata").arg(site.data());
-        initdb.args(["--username=postgres", "--auth=trust"]);
-        initdb.args(["--encoding=UTF8", "--locale=C", "--no-sync"]);
-        process::run_logged(initdb, "initdb", &site.workdir.join("initdb.log"))?;
         Ok(site)
     }
 
-    fn data(&self) -> PathBuf {
-        self.workdir.join("data")
+    /// A new server's data.
+    fn initialize(&self, options: &[&str]) -> Result<()> {
+        let mut initdb = self.command("initdb");
+        initdb.arg("--pgdata").arg(&self.data);
+        initdb.args(["--username=postgres", "--auth=trust"]);
+        initdb.args(["--encoding=UTF8", "--locale=C", "--no-sync"]);
+        initdb.args(options);
+        process::run_logged(initdb, "initdb", &self.workdir.join("initdb.log"))
+            .context("PostgreSQL cannot be set up")
+    }
+
+    /// A copy of the data of a server, which follows it.
+    fn copy(&self, primary: &Postgres) -> Result<()> {
+        // It takes over the rights of the directory, which must be as a server's.
+        fs::set_permissions(&self.data, Permissions::from_mode(0o700))
+            .context("cannot set the rights of a directory")?;
+        let mut copy = self.command("pg_basebackup");
+        copy.arg("--pgdata").arg(&self.data);
+        copy.args(["--dbname", &primary.url(), "--write-recovery-conf"]);
+        copy.args(["--checkpoint=fast", "--no-sync"]);
+        let log = self.workdir.join("pg_basebackup.log");
+        process::run_logged(copy, "pg_basebackup", &log).context("PostgreSQL cannot be copied")
     }
 
     fn socket(&self) -> PathBuf {
@@ -284,7 +348,7 @@ impl Site {
         let log = self.log(port);
         let mut command = self.command("postgres");
         command.envs(self.environment.iter().cloned());
-        command.arg("-D").arg(self.data());
+        command.arg("-D").arg(&self.data);
         let own = [
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("port", port.to_string()),
@@ -312,7 +376,7 @@ impl Site {
     /// Whether the server with this process id takes connections, by the file that `pg_ctl start`
     /// waits for. Unlike a connection, it cannot be somebody else's.
     fn is_ready(&self, process: u32) -> bool {
-        let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else {
+        let Ok(text) = fs::read_to_string(self.data.join("postmaster.pid")) else {
             return false;
         };
         let mut lines = text.lines().map(str::trim);

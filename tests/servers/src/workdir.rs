@@ -1,5 +1,6 @@
 //! The directory of one server, removed with it.
 
+use crate::disk;
 use anyhow::{Context, Result};
 use std::env;
 use std::fs::{self, DirEntry, File, Permissions};
@@ -56,6 +57,11 @@ impl Workdir {
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if is_abandoned(&entry) {
+            // Nothing of a file system that is mounted there can be removed before that.
+            let mounted = entry.path().join(disk::MOUNTED);
+            if mounted.is_dir() {
+                disk::unmount(&mounted);
+            }
             let _ = fs::remove_dir_all(entry.path());
         }
     }

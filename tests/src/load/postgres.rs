@@ -16,7 +16,9 @@ impl Writer for PgConnection {
         (message_id uuid PRIMARY KEY, key text, number bigint, payload bytea)";
 
     fn as_writer(url: &str) -> Result<Self> {
-        Ok(Self::establish(&format!("{url}?application_name={NAME}"))?)
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{separator}application_name={NAME}");
+        Ok(Self::establish(&url)?)
     }
 
     fn writers(&mut self) -> Result<i64> {

@@ -7,6 +7,8 @@ mod clock;
 mod connections;
 mod contention;
 mod crashes;
+mod disks;
+mod failover;
 mod guarantees;
 mod mariadb;
 mod nemesis;
@@ -15,5 +17,6 @@ mod outages;
 mod pgbouncer;
 mod pool;
 mod runners;
+mod versions;
 
 use outbox_tests::rig;

@@ -7,9 +7,6 @@
 //! a sink may; runners are killed or stand still at any point at which they wait, and transactions commit
 //! late. Then all is well, and whatever was committed has to arrive, as `history` judges it.
 //!
-//! One thing is left out, since nothing here would keep the order then: a statement that parks messages is not
-//! done seconds after its runner gave it up, while the same runner still has the lane.
-//!
 //! That the worlds are hard enough is shown by flaws: a store or a sink that has one of them is found out.
 //!
 //! A failure tells its seed. `OUTBOX_TEST_SEED=17 cargo test --package outbox-tests --test simulation -- \

@@ -113,25 +113,6 @@ impl FaultyStore {
         F: FnOnce(Database, RunnerId) -> Fut,
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        self.call_or_late(10, operation).await
-    }
-
-    /// Does it, or not, but not later than anybody waits for it.
-    async fn call_in_time<T, F, Fut>(&self, operation: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(Database, RunnerId) -> Fut,
-        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
-    {
-        self.call_or_late(0, operation).await
-    }
-
-    async fn call_or_late<T, F, Fut>(&self, late: u32, operation: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(Database, RunnerId) -> Fut,
-        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
-    {
         let chance = &self.database.chance;
         let operation = operation(self.database.clone(), self.runner.clone());
         if chance.strikes(Fault::StoreFails, 20) {
@@ -145,7 +126,7 @@ impl FaultyStore {
         } else {
             self.network().await;
         }
-        let answer = if chance.strikes(Fault::StoreIsLate, late) {
+        let answer = if chance.strikes(Fault::StoreIsLate, 10) {
             let time = chance.millis(100..5000);
             let late = tokio::spawn(async move {
                 tokio::time::sleep(time).await;
@@ -300,8 +281,7 @@ impl Store for FaultyStore {
         messages: &[Parking],
     ) -> Result<Vec<Lease>, StoreError> {
         let (leases, messages) = (leases.to_vec(), messages.to_vec());
-        // Done seconds after it was given up and repeated, it would park once more what has come back since.
-        self.call_in_time(move |database, runner| async move {
+        self.call(move |database, runner| async move {
             Self::unfenced(&database, runner, &leases, |runner, leases| {
                 let (outbox, messages) = (database.outbox.clone(), messages.clone());
                 async move { outbox.park(&runner, &leases, &messages).await }

@@ -136,8 +136,8 @@ impl Floors {
         self.generation += 1;
     }
 
-    /// After an error: the next answer may come from another server, where ids were never drawn that
-    /// this one has seen.
+    /// After an error, and on a new connection: the next answer may come from another server, where ids were never
+    /// drawn that this one has seen, or from one that has recovered, where what was settled is back.
     pub(super) fn forget(&mut self) {
         self.lanes.values_mut().for_each(Lane::start_again);
         self.horizon = None;

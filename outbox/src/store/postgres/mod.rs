@@ -5,6 +5,7 @@
 
 mod bell;
 mod builder;
+mod check;
 mod connect;
 mod fenced;
 mod floor;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use deadpool::managed::{Object, Pool, PoolError};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use self::connect::Connector;
@@ -74,8 +76,14 @@ impl PostgresStore {
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let client = self.pool.get().await.map_err(no_connection)?;
+        if Object::metrics(&client).recycled.is_none() {
+            // A new connection. The one before was closed while nobody used it, perhaps, and this one may lead to
+            // a server that has recovered, or to another one.
+            self.floors().forget();
+        }
         let mut lent = Lent {
-            client: Some(self.pool.get().await.map_err(no_connection)?),
+            client: Some(client),
             store: self,
         };
         let Some(client) = &lent.client else {
@@ -115,45 +123,7 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
-        let (migrated, standby, read_only) = self
-            .with(async |client| {
-                let row = client
-                    .query_typed(
-                        "SELECT to_regclass('outbox') IS NOT NULL \
-                            AND to_regclass('outbox_lanes') IS NOT NULL, \
-                            pg_is_in_recovery(), \
-                            current_setting('transaction_read_only')::boolean",
-                        &[],
-                    )
-                    .await?;
-                let row = row
-                    .first()
-                    .ok_or_else(|| StoreError::unavailable("no answer"))?;
-                Ok((
-                    row.try_get::<_, bool>(0)?,
-                    row.try_get::<_, bool>(1)?,
-                    row.try_get::<_, bool>(2)?,
-                ))
-            })
-            .await?;
-        if standby {
-            return Err(StoreError::fatal(
-                "this server is a standby; give the runner the URL of the primary",
-            ));
-        }
-        if read_only {
-            return Err(StoreError::fatal(
-                "transactions on this server are read-only (default_transaction_read_only); give \
-                 the runner a server and a role that can write",
-            ));
-        }
-        if !migrated {
-            return Err(StoreError::fatal(
-                "it has no table `outbox`; run the migrations: `outbox migrate up`, `diesel \
-                 migration run`, or `run_pending_migrations(outbox::migrations::POSTGRES)`",
-            ));
-        }
-        Ok(())
+        self.with(async |c| check::check(c).await).await
     }
 
     async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
@@ -345,7 +315,15 @@ fn no_connection(error: PoolError<tokio_postgres::Error>) -> StoreError {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::unavailable(Cause(error))
+        match error.code() {
+            // As after a failover that is not over, or that led the runner astray.
+            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => Self::unavailable(
+                "this server is a standby, or read-only; until it can be written to, the runner waits. \
+                 With several hosts and `target_session_attrs=read-write` in its URL, it looks for the \
+                 server that can be",
+            ),
+            _ => Self::unavailable(Cause(error)),
+        }
     }
 }
 

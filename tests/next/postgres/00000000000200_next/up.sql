@@ -1,0 +1,127 @@
+-- What a next version of the tables may bring, for a test: a column, an index, functions with other bodies, and one
+-- that replaces another, which stays for the runners of the version before.
+
+-- Runners touch the lanes before anything else, so that none of them waits in the middle of what is changed here; and
+-- writers don't wait for long.
+SET LOCAL lock_timeout = '10s';
+LOCK TABLE outbox_lanes IN EXCLUSIVE MODE;
+
+ALTER TABLE outbox ADD COLUMN trace_id text;
+ALTER TABLE outbox_parked ADD COLUMN trace_id text;
+ALTER TABLE outbox_archive ADD COLUMN trace_id text;
+ALTER TABLE outbox_dead_letters ADD COLUMN trace_id text;
+CREATE INDEX outbox_archive_by_message ON outbox_archive (message_id);
+
+CREATE OR REPLACE FUNCTION outbox_park(held smallint[], epochs bigint[], runner uuid, lanes smallint[], ids bigint[], errors text[],
+    attempts integer[], retry_ms bigint[])
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET jit = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), gone AS (
+        DELETE FROM outbox AS o
+        USING unnest($4, $5, $6, $7, $8) AS p (lane, id, error, attempts, retry_ms)
+        WHERE o.lane = p.lane AND o.id = p.id AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
+        RETURNING o.*, p.error, p.attempts, p.retry_ms
+    ), parked AS (
+        INSERT INTO outbox_parked
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
+             trace_id, error, attempts, next_attempt_at)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
+            trace_id, g.error, g.attempts, clock_timestamp() + g.retry_ms * interval '1 millisecond'
+        FROM gone AS g
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+CREATE OR REPLACE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, archive boolean)
+    RETURNS TABLE (lane smallint, epoch bigint)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET jit = off
+AS $function$
+WITH mine AS MATERIALIZED (
+        SELECT l.lane, l.epoch
+        FROM unnest($1, $2) AS held (lane, epoch)
+        JOIN outbox_lanes AS l USING (lane, epoch)
+        WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
+        ORDER BY l.lane
+        FOR SHARE OF l
+    ), delivered AS (
+        DELETE FROM outbox_parked AS p
+        WHERE p.lane = $4 AND p.id = $5 AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
+        RETURNING p.*
+    ), archived AS (
+        INSERT INTO outbox_archive
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id
+        FROM delivered
+        WHERE $6
+    ), rest AS (
+        DELETE FROM outbox_parked AS p
+        USING delivered AS d
+        WHERE p.lane = d.lane AND p.ordering_key = d.ordering_key AND p.id <> d.id
+        RETURNING p.*
+    ), back AS (
+        INSERT INTO outbox
+            (id, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id)
+        SELECT r.id, r.message_id, r.topic, r.partition, r.key, r.payload, r.headers, r.event_type,
+            r.created_at, r.trace_id
+        FROM rest AS r
+    )
+    SELECT m.lane, m.epoch FROM mine AS m
+$function$;
+
+CREATE FUNCTION outbox_read_with_trace(lanes smallint[], most bigint[], floors bigint[], max_bytes bigint, exclude bigint[],
+    exclude_topics text[], only_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
+    RETURNS TABLE (
+        lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
+        payload bytea, headers text, event_type text, created_at timestamptz,
+        trace_id text)
+    LANGUAGE sql VOLATILE
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_sort = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET jit = off
+AS $function$
+SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
+        m.event_type, m.created_at, m.trace_id
+    FROM unnest($1, $2, $3) AS l (lane, most, floor)
+    CROSS JOIN LATERAL (
+        SELECT o.*,
+            sum(coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0))
+                OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS bytes
+        FROM outbox AS o
+        WHERE o.lane = l.lane
+            AND o.id >= least(l.floor, (
+                SELECT min(late.floor)
+                FROM unnest($8, $9, $10) AS late (lane, xid, floor)
+                WHERE late.lane = l.lane
+                    AND pg_visible_in_snapshot(late.xid::text::xid8, pg_current_snapshot())
+            ))
+            AND o.id NOT IN (SELECT unnest($5))
+            AND o.topic <> ALL ($6)
+            AND ($7 IS NULL OR o.topic = ANY ($7))
+        ORDER BY o.id
+        LIMIT l.most
+    ) AS m
+    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $4
+$function$;
