@@ -5,6 +5,7 @@
 //! | [`guarantees`] | what is guaranteed, and what is not |
 //! | [`ordering`] | what order means, and how to write so that it holds |
 //! | [`deploying`] | embedded or as a sidecar, rolling updates, probes, poolers |
+//! | [`schemas`] | an outbox in a schema of your choice, and several in one database |
 //! | [`operating`] | what to look at, what to do about it, and drills |
 //! | [`tuning`] | what to change for which symptom |
 //! | [`sinks`] | all sinks, compared: what each error means, what consumers can see |
@@ -25,6 +26,9 @@ pub mod ordering {}
 
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
+
+#[doc = include_str!("schemas.md")]
+pub mod schemas {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}

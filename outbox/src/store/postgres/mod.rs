@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use deadpool::managed::{Object, Pool, PoolError};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use self::connect::Connector;
 use self::floor::Floors;
@@ -48,6 +49,8 @@ pub struct PostgresStore {
     pool: Pool<Connector>,
     /// Opens the connection that listens.
     listener: Connector,
+    /// In which the outbox must be, if it is not left to the connections.
+    schema: Option<String>,
     floors: Arc<Mutex<Floors>>,
 }
 
@@ -115,22 +118,21 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
-        let (migrated, standby, read_only) = self
+        let (found, standby, read_only) = self
             .with(async |client| {
                 let row = client
-                    .query_typed(
-                        "SELECT to_regclass('outbox') IS NOT NULL \
-                            AND to_regclass('outbox_lanes') IS NOT NULL, \
+                    .query_typed_one(
+                        "SELECT (SELECT n.nspname FROM pg_class AS c \
+                                JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                                WHERE c.oid = to_regclass('outbox') \
+                                    AND to_regclass('outbox_lanes') IS NOT NULL), \
                             pg_is_in_recovery(), \
                             current_setting('transaction_read_only')::boolean",
                         &[],
                     )
                     .await?;
-                let row = row
-                    .first()
-                    .ok_or_else(|| StoreError::unavailable("no answer"))?;
                 Ok((
-                    row.try_get::<_, bool>(0)?,
+                    row.try_get::<_, Option<String>>(0)?,
                     row.try_get::<_, bool>(1)?,
                     row.try_get::<_, bool>(2)?,
                 ))
@@ -147,13 +149,23 @@ impl Store for PostgresStore {
                  the runner a server and a role that can write",
             ));
         }
-        if !migrated {
-            return Err(StoreError::fatal(
+        match (found, &self.schema) {
+            (Some(_), None) => Ok(()),
+            (Some(found), Some(schema)) if found == *schema => Ok(()),
+            (Some(found), Some(schema)) => Err(StoreError::fatal(format!(
+                "it finds the outbox in the schema {found:?}, and should work on that in {schema:?}: a pooler \
+                 in between keeps `search_path` to itself. Set it for the role: ALTER ROLE … SET search_path"
+            ))),
+            (None, Some(schema)) => Err(StoreError::fatal(format!(
+                "it has no table `outbox` in the schema {schema:?}, or the role may not use that schema; run \
+                 the migrations there, as `outbox migrate up --schema {schema}` does, and grants.sql"
+            ))),
+            (None, None) => Err(StoreError::fatal(
                 "it has no table `outbox`; run the migrations: `outbox migrate up`, `diesel \
-                 migration run`, or `run_pending_migrations(outbox::migrations::POSTGRES)`",
-            ));
+                 migration run`, or `run_pending_migrations(outbox::migrations::POSTGRES)`. If it is in a \
+                 schema that is not in the `search_path`, name the schema",
+            )),
         }
-        Ok(())
     }
 
     async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
@@ -305,6 +317,16 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn identity(&self) -> Result<Option<Uuid>, StoreError> {
+        self.with(async |c| {
+            let rows = c
+                .query_typed("SELECT outbox_id FROM outbox_lanes WHERE lane = 0", &[])
+                .await?;
+            Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+        })
+        .await
+    }
+
     async fn note_batches(
         &self,
         runner: &RunnerId,
@@ -325,7 +347,7 @@ impl Store for PostgresStore {
     }
 
     async fn listen(&self, ring: impl Fn(Option<i16>) + Send + Sync) -> Result<(), StoreError> {
-        let probe = async |token: &str| self.with(async |c| bell::notify(c, token).await).await;
+        let probe = async |token: &str| self.with(async |c| bell::probe(c, token).await).await;
         bell::listen(&self.listener, probe, ring).await
     }
 
