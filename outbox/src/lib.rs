@@ -1,6 +1,7 @@
-// The README's examples need these features.
+// The README's examples need these features. What its link to the diagram means here comes before it.
 #![cfg_attr(
     all(feature = "kafka", feature = "postgres", feature = "sqlite"),
+    doc = include_str!("manual/diagrams/journey.md"),
     doc = include_str!("../README.md")
 )]
 #![cfg_attr(

@@ -6,6 +6,7 @@ mod bench;
 mod cargo;
 mod chaos;
 mod deny;
+mod diagrams;
 mod diesel;
 mod prerequisites;
 mod servers;
@@ -38,6 +39,8 @@ enum Task {
     Chaos(chaos::Args),
     /// Look at licences, known vulnerabilities and sources of all dependencies
     Deny(deny::Args),
+    /// Draw the manual's diagrams from their sources
+    Diagrams,
     /// Start a PostgreSQL, a MariaDB and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -63,6 +66,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(args) => bench::run(args),
         Task::Chaos(args) => chaos::run(args),
         Task::Deny(args) => deny::run(args),
+        Task::Diagrams => diagrams::run(),
         Task::Up => up::run(),
     }
 }

@@ -18,6 +18,7 @@
 //! | [`moving`] | from Kafkaesque, gox, outboxer and Debezium |
 //! | [`questions`] | questions and answers |
 
+#[doc = include_str!("diagrams/leases.md")]
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
@@ -43,6 +44,7 @@ pub mod moving {}
 pub mod questions {}
 
 #[cfg(feature = "kafka")]
+#[doc = include_str!("diagrams/exactly-once.md")]
 #[doc = include_str!("exactly_once.md")]
 pub mod exactly_once {}
 
