@@ -8,6 +8,8 @@
     not(all(feature = "kafka", feature = "postgres", feature = "sqlite")),
     doc = "The transactional outbox for Diesel. The README tells how to use it."
 )]
+// On docs.rs, which has a nightly compiler, each item names the features that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as outbox;
 

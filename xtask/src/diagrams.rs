@@ -66,7 +66,7 @@ fn on_paper(svg: &str, width: isize, height: isize) -> Result<String> {
         .context("no head")?;
     let (attributes, rest) = rest.split_once('>').context("no end of the head")?;
     // The units are larger than text in a page should be.
-    let (shown, paper) = (width * 3 / 5, "fill='#fff' stroke='#d0d7de'");
+    let (shown, paper) = (width * 7 / 10, "fill='#fff' stroke='#d0d7de'");
     Ok(format!(
         "{head}width='{shown}' style='max-width:100%;height:auto;font-family:sans-serif'{attributes}>\n\
          <rect x='1' y='1' width='{}' height='{}' rx='8' {paper}/>{rest}\n",
