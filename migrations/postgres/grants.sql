@@ -5,7 +5,12 @@
 --     GRANT outbox_runner TO shop_outbox;
 --     GRANT outbox_operator TO alice;
 --
--- It may be run again.
+-- It may be run again. An outbox that is in a schema of its own is found by the search_path, as in
+--
+--     PGOPTIONS='-c search_path=billing' psql -f grants.sql
+--
+-- Roles belong to the whole server: who has one of these may do the same in each outbox in which this was
+-- run. To keep outboxes apart, put other names in place of these three.
 
 -- Roles belong to the whole server, and somebody else may be making them at this moment.
 DO $do$
@@ -29,6 +34,21 @@ BEGIN
     CREATE ROLE outbox_operator NOLOGIN;
 EXCEPTION
     WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$do$;
+
+-- Who may not use the schema sees no table in it.
+DO $do$
+DECLARE
+    role text;
+    schema name := (SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                    WHERE c.oid = 'outbox'::regclass);
+BEGIN
+    FOREACH role IN ARRAY ARRAY['outbox_writer', 'outbox_runner', 'outbox_operator'] LOOP
+        IF NOT has_schema_privilege(role, schema, 'USAGE') THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', schema, role);
+        END IF;
+    END LOOP;
 END
 $do$;
 

@@ -1,7 +1,5 @@
 //! Which database, and connections to it.
 
-use std::time::Duration;
-
 use outbox::operator::Operator;
 use outbox::store::{PostgresStore, PostgresStoreBuilder};
 use tokio_postgres::config::SslMode;
@@ -9,15 +7,13 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::failure::Failure;
-use crate::settings::{DATABASE_CA, DATABASE_URL, DatabaseFlags, Settings};
+use crate::settings::{DATABASE_CA, DATABASE_URL, DatabaseFlags, SCHEMA, Settings};
 use crate::tls;
-
-/// How long it may take to connect, unless the URL has a `connect_timeout`.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A database, as the settings name it. Not `Debug`: its URL may hold a password.
 pub(crate) struct Database {
     url: String,
+    schema: Option<String>,
     tls: Option<MakeRustlsConnect>,
 }
 
@@ -30,6 +26,7 @@ impl Database {
                  the file or `--database-url`, as in postgres://user@host/database",
             );
         }
+        let schema = schema(settings);
         let url = settings.value(&DATABASE_URL, check_url)?;
         let config: Config = url.parse().ok()?;
         if config.get_ssl_mode() != SslMode::Require {
@@ -39,7 +36,11 @@ impl Database {
                     "{origin} is set, but has no effect unless the URL says sslmode=require"
                 ));
             }
-            return Some(Self { url, tls: None });
+            return Some(Self {
+                url,
+                schema,
+                tls: None,
+            });
         }
         let tls = match settings.has(&DATABASE_CA) {
             true => settings.value(&DATABASE_CA, |file| tls::connector(Some(file))),
@@ -55,6 +56,7 @@ impl Database {
         };
         Some(Self {
             url,
+            schema,
             tls: Some(tls?),
         })
     }
@@ -68,11 +70,19 @@ impl Database {
 
     /// The store there.
     pub(crate) fn store(&self) -> PostgresStoreBuilder {
-        let store = PostgresStore::builder(&self.url);
+        let mut store = PostgresStore::builder(&self.url);
+        if let Some(schema) = &self.schema {
+            store = store.schema(schema);
+        }
         match &self.tls {
             None => store,
             Some(tls) => store.tls(tls.clone()),
         }
+    }
+
+    /// The schema that the settings name.
+    pub(crate) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     /// An operator of the outbox there.
@@ -82,13 +92,7 @@ impl Database {
 
     /// Connects as the store does.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let mut config: Config = self.url.parse()?;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("outbox");
-        }
+        let config = self.store().config()?;
         // A connection ends with its client. An error shows in the next statement.
         match &self.tls {
             None => {
@@ -103,6 +107,17 @@ impl Database {
             }
         }
     }
+}
+
+/// The schema that the settings name, if it can be one.
+pub(crate) fn schema(settings: &mut Settings) -> Option<String> {
+    settings.value(&SCHEMA, |name| {
+        let store = PostgresStore::builder("postgres://").schema(name);
+        match store.config() {
+            Ok(_) => Ok(name.to_owned()),
+            Err(_) => Err("a name of PostgreSQL has 1 to 63 bytes".to_owned()),
+        }
+    })
 }
 
 /// Makes sure that a URL can be read. What is wrong with it is not told, since a password may be what is

@@ -6,22 +6,26 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use diesel::migration::{Migration, MigrationSource as _};
 use diesel::pg::Pg;
+use diesel::sql_types::{Bool, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{
-    AnsiTransactionManager, AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection as _,
-    TransactionManager as _,
+    AnsiTransactionManager, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl as _,
+    SimpleAsyncConnection as _, TransactionManager as _,
 };
 use diesel_migrations::MigrationHarness;
-use outbox::migrations::{POSTGRES, POSTGRES_SQL};
+use outbox::migrations::{MigrationSql, POSTGRES, POSTGRES_SQL};
 
 use crate::ask::confirm;
 use crate::failure::Failure;
+use crate::settings::Settings;
 use crate::show::print;
-use crate::{Database, DatabaseFlags};
+use crate::{Database, DatabaseFlags, database};
 
 /// Make or remove the outbox's tables
 ///
 /// The migrations are ordinary ones of Diesel, noted in `__diesel_schema_migrations`: an application may
-/// run them itself instead.
+/// run them itself instead. With `--schema` the tables are made in that schema, which is made if it is not
+/// there; what is printed or copied names it then, wherever it is run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to do in the database
@@ -56,11 +60,11 @@ enum Action {
 
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     if let Some(folder) = &args.copy {
-        return copy(folder);
+        return copy(folder, schema(args)?.as_deref());
     }
     let action = args.action.unwrap_or(Action::Status);
     if args.show_sql {
-        return show(action);
+        return show(action, schema(args)?.as_deref());
     }
     let database = Database::of(&args.database)?;
     if action == Action::Down {
@@ -72,28 +76,71 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     migrate(&database, action).await
 }
 
-fn show(action: Action) -> Result<(), Failure> {
+/// The schema, of those who need no database.
+fn schema(args: &Args) -> Result<Option<String>, Failure> {
+    let mut settings = Settings::gather(&args.database);
+    let schema = database::schema(&mut settings);
+    settings.verdict(Some(schema))
+}
+
+fn show(action: Action, schema: Option<&str>) -> Result<(), Failure> {
     let sql: String = match action {
-        Action::Up => POSTGRES_SQL.iter().map(|m| m.up).collect(),
-        Action::Down => POSTGRES_SQL.iter().rev().map(|m| m.down).collect(),
+        Action::Up => POSTGRES_SQL.iter().map(|m| up(m, schema)).collect(),
+        Action::Down => POSTGRES_SQL.iter().rev().map(|m| down(m, schema)).collect(),
         Action::Status => {
             let text = "`status` has no SQL to show; say `up` or `down`";
             return Err(Failure::Usage(text.into()));
         }
     };
-    print(&sql)
+    match schema {
+        // `SET LOCAL` needs a transaction. Diesel runs copied migrations in one of its own.
+        Some(_) => print(&format!("BEGIN;\n{sql}COMMIT;\n")),
+        None => print(&sql),
+    }
 }
 
-fn copy(folder: &Path) -> Result<(), Failure> {
+fn up(migration: &MigrationSql, schema: Option<&str>) -> String {
+    let Some(schema) = schema else {
+        return migration.up.to_owned();
+    };
+    let make = format!("CREATE SCHEMA IF NOT EXISTS {};\n", quoted(schema));
+    make + &within(schema, migration.up)
+}
+
+fn down(migration: &MigrationSql, schema: Option<&str>) -> String {
+    match schema {
+        Some(schema) => within(schema, migration.down),
+        None => migration.down.to_owned(),
+    }
+}
+
+/// The same in this schema, wherever it is run. What is run behind it in the same transaction, such as Diesel's
+/// own note that it was, finds its tables where it did before.
+fn within(schema: &str, sql: &str) -> String {
+    let schema = quoted(schema);
+    format!(
+        "SELECT set_config('outbox.search_path', current_setting('search_path'), true);\n\
+         SET LOCAL search_path TO {schema};\n\n\
+         {sql}\n\
+         SELECT set_config('search_path', current_setting('outbox.search_path'), true);\n"
+    )
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn copy(folder: &Path, schema: Option<&str>) -> Result<(), Failure> {
     if !folder.is_dir() {
         let text = format!("{} is no folder; make it first", folder.display());
         return Err(Failure::Usage(text));
     }
     for migration in POSTGRES_SQL {
         let folder = folder.join(migration.name);
-        for (name, sql) in [("up.sql", migration.up), ("down.sql", migration.down)] {
+        let sqls = [up(migration, schema), down(migration, schema)];
+        for (name, sql) in ["up.sql", "down.sql"].into_iter().zip(sqls) {
             let path = folder.join(name);
-            let written = write_new(&path, sql);
+            let written = write_new(&path, &sql);
             written.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
         }
         print(&format!("{}\n", folder.display()))?;
@@ -125,6 +172,9 @@ async fn migrate(database: &Database, action: Action) -> Result<(), Failure> {
         .batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('outbox migrate', 0))")
         .await
         .map_err(failed)?;
+    if let (Action::Up, Some(schema)) = (action, database.schema()) {
+        make_schema(&mut connection, schema).await.map_err(failed)?;
+    }
     let mut harness = AsyncMigrationHarness::new(connection);
     let done = apply(&mut harness, action).map_err(failed)?;
     let mut connection = harness.into_inner();
@@ -132,6 +182,25 @@ async fn migrate(database: &Database, action: Action) -> Result<(), Failure> {
         .await
         .map_err(failed)?;
     print(&done.concat())
+}
+
+/// Makes the schema, unless it is there: who may use it need not have the right to make one.
+async fn make_schema(connection: &mut AsyncPgConnection, schema: &str) -> QueryResult<()> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        is_there: bool,
+    }
+    let query = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS is_there";
+    let query = sql_query(query).bind::<Text, _>(schema);
+    let row: Row = query.get_result(connection).await?;
+    match row.is_there {
+        true => Ok(()),
+        false => {
+            let make = format!("CREATE SCHEMA {}", quoted(schema));
+            connection.batch_execute(&make).await
+        }
+    }
 }
 
 type Applied = Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>>;

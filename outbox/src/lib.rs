@@ -1,12 +1,15 @@
-// The README's examples need these features.
+// The README's examples need these features. What its link to the diagram means here comes before it.
 #![cfg_attr(
     all(feature = "kafka", feature = "postgres", feature = "sqlite"),
+    doc = include_str!("manual/diagrams/journey.md"),
     doc = include_str!("../README.md")
 )]
 #![cfg_attr(
     not(all(feature = "kafka", feature = "postgres", feature = "sqlite")),
     doc = "The transactional outbox for Diesel. The README tells how to use it."
 )]
+// On docs.rs, which has a nightly compiler, each item names the features that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as outbox;
 

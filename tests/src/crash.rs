@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use futures_util::future::BoxFuture;
 use outbox::sink::{Delivery, Sink, SinkError, Transactions};
 use outbox::store::StoredMessage;
+use uuid::Uuid;
 
 /// When to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +133,12 @@ impl<K: Sink> Sink for CrashingSink<K> {
 }
 
 impl<K: Sink> Transactions for CrashingSink<K> {
+    fn serve(&self, outbox: Uuid) {
+        if let Some(transactions) = self.sink.transactions() {
+            transactions.serve(outbox);
+        }
+    }
+
     fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>> {
         match self.sink.transactions() {
             Some(transactions) => transactions.take_over(lane),

@@ -24,6 +24,16 @@ pub trait Database: Sized + Sync {
     /// The outbox's store on it.
     type Store: Store;
 
+    /// The folder of its migrations, in the repository.
+    const MIGRATIONS: &str;
+
+    /// A new database without any tables.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached.
+    fn empty() -> Result<Self>;
+
     /// A new database with the outbox's tables, and a table `counters (name, n)`.
     ///
     /// # Errors
@@ -164,15 +174,6 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// A new database without any tables.
-    ///
-    /// # Errors
-    ///
-    /// When the server can't be reached.
-    pub fn empty() -> Result<Self> {
-        Self::empty_on(&crate::postgres_url()?)
-    }
-
     fn empty_on(admin: &str) -> Result<Self> {
         let name = format!("test_{}", Uuid::new_v4().simple());
         PgConnection::establish(admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
@@ -198,7 +199,25 @@ impl Postgres {
         Self::empty_on(admin)?.with_tables()
     }
 
-    fn with_tables(self) -> Result<Self> {
+    /// The same database, by connections whose `search_path` is this schema, which is made if it is not there.
+    /// Its tables are made by [`with_tables`](Self::with_tables).
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached or refuses a statement.
+    pub fn in_schema(&self, schema: &str) -> Result<Self> {
+        let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
+        self.connect()?.batch_execute(&make)?;
+        let option = format!("options=-csearch_path%3D{schema}");
+        Ok(Self::at(&with_parameter(&self.url, &option)))
+    }
+
+    /// Makes the outbox's tables, and a table `counters`.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses a statement.
+    pub fn with_tables(self) -> Result<Self> {
         let mut connection = self.connect()?;
         connection
             .run_pending_migrations(outbox::migrations::POSTGRES)
@@ -230,9 +249,21 @@ impl Postgres {
     }
 }
 
+/// A URL with one more parameter.
+pub(crate) fn with_parameter(url: &str, parameter: &str) -> String {
+    let mark = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{mark}{parameter}")
+}
+
 impl Database for Postgres {
     type Connection = PgConnection;
     type Store = PostgresStore;
+
+    const MIGRATIONS: &str = "migrations/postgres";
+
+    fn empty() -> Result<Self> {
+        Self::empty_on(&crate::postgres_url()?)
+    }
 
     fn create() -> Result<Self> {
         Self::empty()?.with_tables()
@@ -294,15 +325,6 @@ pub struct MariaDb {
 }
 
 impl MariaDb {
-    /// A new database without any tables.
-    ///
-    /// # Errors
-    ///
-    /// When the server can't be reached.
-    pub fn empty() -> Result<Self> {
-        Self::empty_on(&crate::mariadb_url()?)
-    }
-
     fn empty_on(admin: &str) -> Result<Self> {
         let name = format!("test_{}", Uuid::new_v4().simple());
         MysqlConnection::establish(admin)?.batch_execute(&format!("CREATE DATABASE {name}"))?;
@@ -365,6 +387,12 @@ impl Database for MariaDb {
     type Connection = MysqlConnection;
     type Store = MysqlStore;
 
+    const MIGRATIONS: &str = "migrations/mysql";
+
+    fn empty() -> Result<Self> {
+        Self::empty_on(&crate::mariadb_url()?)
+    }
+
     fn create() -> Result<Self> {
         Self::empty()?.with_tables()
     }
@@ -410,13 +438,19 @@ impl Database for SqliteFile {
     type Connection = SqliteConnection;
     type Store = SqliteStore;
 
-    fn create() -> Result<Self> {
+    const MIGRATIONS: &str = "migrations/sqlite";
+
+    fn empty() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("test.sqlite");
-        let database = Self {
+        Ok(Self {
             url: path.to_str().context("a path in UTF-8")?.to_owned(),
             _folder: folder,
-        };
+        })
+    }
+
+    fn create() -> Result<Self> {
+        let database = Self::empty()?;
         let mut connection = database.connect()?;
         connection
             .run_pending_migrations(outbox::migrations::SQLITE)

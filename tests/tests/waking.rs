@@ -147,7 +147,11 @@ async fn nobody_rings_for_a_lane_that_is_awake() -> Result<()> {
     });
     client.batch_execute("NOTIFY outbox, 'the end'").await?;
     drop(client);
-    let lane = lane.to_string();
+    let doorbell = number(
+        &database,
+        "SELECT 'outbox_doorbell'::regclass::oid::bigint AS n",
+    )?;
+    let lane = format!("{doorbell}/{lane}");
     assert_eq!(heard.await?, [lane.as_str(), &lane, "the end"]);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use outbox_test_servers::Disk;
 use outbox_test_servers::process::{self, Orphaned};
+use outbox_test_servers::program;
 use std::env;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -25,6 +26,21 @@ pub(crate) fn cargo<const N: usize>(args: [&str; N]) -> Command {
     // each step would rebuild what another has built.
     command.envs(TESTED.iter().copied());
     command
+}
+
+/// Cargo of another toolchain, which rustup installs if it is not there.
+pub(crate) fn cargo_of<const N: usize>(toolchain: &str, args: [&str; N]) -> Result<Command> {
+    let Some(rustup) = program::find("rustup") else {
+        bail!("the toolchain {toolchain} is needed, and there is no rustup to have it from");
+    };
+    let mut command = process::command(rustup, Orphaned::Kill);
+    command.args(["run", "--install", toolchain, "cargo"]);
+    command.args(args);
+    // Those of the toolchain that runs the task.
+    for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(variable);
+    }
+    Ok(command)
 }
 
 /// Runs a command that has to succeed.

@@ -6,13 +6,20 @@ mod bench;
 mod cargo;
 mod chaos;
 mod deny;
+mod diagrams;
 mod diesel;
+mod docs;
 mod fuzz;
+mod minimal_versions;
+mod msrv;
+mod package;
 mod prerequisites;
 mod servers;
 mod signals;
+mod sources;
 mod steps;
 mod test;
+mod typos;
 mod up;
 
 use anyhow::Result;
@@ -41,6 +48,18 @@ enum Task {
     Deny(deny::Args),
     /// Feed whatever parses foreign input with what a fuzzer makes up
     Fuzz(fuzz::Args),
+    /// Draw the manual's diagrams from their sources
+    Diagrams,
+    /// Make the documentation as docs.rs shows it
+    Docs,
+    /// Build what is published with the lowest versions of its dependencies that the manifests allow
+    MinimalVersions,
+    /// Build what is published with the oldest compiler that is promised
+    Msrv,
+    /// Build what is published from the archives that would be uploaded
+    Package,
+    /// Look for misspelt words
+    Typos(typos::Args),
     /// Start a PostgreSQL, a MariaDB and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -67,6 +86,12 @@ fn run(task: &Task) -> Result<()> {
         Task::Chaos(args) => chaos::run(args),
         Task::Deny(args) => deny::run(args),
         Task::Fuzz(args) => fuzz::run(args),
+        Task::Diagrams => diagrams::run(),
+        Task::Docs => docs::run(),
+        Task::MinimalVersions => minimal_versions::run(),
+        Task::Msrv => msrv::run(),
+        Task::Package => package::run(),
+        Task::Typos(args) => typos::run(args),
         Task::Up => up::run(),
     }
 }

@@ -59,6 +59,16 @@ impl Need {
         Self::Psycopg,
     ];
 
+    /// To build what is published, with all features.
+    pub(crate) const BUILD: [Self; 6] = [
+        Self::Compiler,
+        Self::CMake,
+        Self::PkgConfig,
+        Self::OpenSsl,
+        Self::Sasl,
+        Self::Curl,
+    ];
+
     /// For the servers alone.
     pub(crate) const SERVERS: [Self; 4] = [Self::Postgres, Self::MariaDb, Self::Java, Self::Maven];
 

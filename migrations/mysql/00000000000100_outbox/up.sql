@@ -39,11 +39,20 @@ CREATE TABLE outbox_lanes (
     batch bigint NOT NULL DEFAULT 0,
     -- An array of ids, in JSON.
     manifest longtext CHARACTER SET ascii COLLATE ascii_general_ci NOT NULL DEFAULT ('[]'),
-    manifest_parked boolean NOT NULL DEFAULT false
+    manifest_parked boolean NOT NULL DEFAULT false,
+    -- The same in all rows: which outbox it is, so that no two deliver exactly once in one name.
+    outbox_id varchar(36) CHARACTER SET ascii COLLATE ascii_general_ci NOT NULL
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-INSERT INTO outbox_lanes (lane)
-VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9), (10), (11), (12), (13), (14), (15);
+INSERT INTO outbox_lanes (lane, outbox_id)
+SELECT l.lane, o.id
+FROM (SELECT uuid() AS id) AS o
+CROSS JOIN (
+    SELECT 0 AS lane UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
+    UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9
+    UNION ALL SELECT 10 UNION ALL SELECT 11 UNION ALL SELECT 12 UNION ALL SELECT 13 UNION ALL SELECT 14
+    UNION ALL SELECT 15
+) AS l;
 
 CREATE TABLE outbox_runners (
     runner varchar(36) CHARACTER SET ascii COLLATE ascii_general_ci NOT NULL PRIMARY KEY,

@@ -83,10 +83,13 @@ CREATE TABLE outbox_lanes (
     -- outbox, or in outbox_parked.
     batch bigint NOT NULL DEFAULT 0,
     manifest bigint[] NOT NULL DEFAULT '{}',
-    manifest_parked boolean NOT NULL DEFAULT false
+    manifest_parked boolean NOT NULL DEFAULT false,
+    -- The same in all rows: which outbox it is, so that no two deliver exactly once in one name.
+    outbox_id uuid NOT NULL
 ) WITH (fillfactor = 50);
 
-INSERT INTO outbox_lanes (lane) SELECT generate_series(0, 15);
+INSERT INTO outbox_lanes (lane, outbox_id)
+SELECT l.lane, o.id FROM generate_series(0, 15) AS l (lane) CROSS JOIN gen_random_uuid() AS o (id);
 
 -- One row a runner that is alive, so that runners can share the lanes fairly.
 CREATE TABLE outbox_runners (
@@ -97,7 +100,7 @@ CREATE TABLE outbox_runners (
 ) WITH (fillfactor = 50);
 
 -- The doorbell: until when the runner of a lane sleeps. Who writes a message to a lane whose runner
--- sleeps also sends NOTIFY outbox; while runners are awake, nobody does, since PostgreSQL lets only one
+-- sleeps also sends NOTIFY outbox, '<oid of this table>/<lane>'; while runners are awake, nobody does, since PostgreSQL lets only one
 -- transaction at a time commit with a notification.
 CREATE TABLE outbox_doorbell (
     lane smallint PRIMARY KEY CHECK (lane BETWEEN 0 AND 15),

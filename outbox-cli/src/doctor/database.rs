@@ -75,14 +75,26 @@ async fn look(client: &Client, old: Duration, findings: &mut Vec<Finding>) -> Re
     findings.push(version(client).await?);
     findings.push(writable(client).await?);
     let missing = missing_tables(client).await?;
+    let (schema, others) = schemas(client).await?;
     if !missing.is_empty() {
-        findings.push(Finding::error(
-            format!("there is no table {}", missing.join(", ")),
-            "Make the tables: `outbox migrate up`.",
-        ));
+        let remedy = match others.is_empty() {
+            true => "Make the tables: `outbox migrate up`.".to_owned(),
+            false => format!(
+                "Name the schema: `--schema` with one of {}; or make the tables: `outbox migrate up`.",
+                others.join(", ")
+            ),
+        };
+        let text = format!("there is no table {}", missing.join(", "));
+        findings.push(Finding::error(text, remedy));
         return Ok(false);
     }
-    findings.push(Finding::ok("the tables are there"));
+    findings.push(Finding::ok(format!("the tables are there, in {schema}")));
+    if !others.is_empty() {
+        findings.push(Finding::ok(format!(
+            "there are other outboxes in this database, which need runners of their own: {}",
+            others.join(", ")
+        )));
+    }
     findings.push(rights(client).await?);
     findings.push(sequence(client).await?);
     findings.extend(old_transactions(client, old).await?);
@@ -139,6 +151,25 @@ async fn missing_tables(client: &Client) -> Result<Vec<String>, Error> {
         )
         .await?;
     rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// In which schema the outbox is that this connection sees, and in which there are others.
+async fn schemas(client: &Client) -> Result<(String, Vec<String>), Error> {
+    let rows = client
+        .query_typed(
+            "SELECT relnamespace::regnamespace::text, (oid = to_regclass('outbox_lanes')) IS TRUE \
+             FROM pg_class WHERE relname = 'outbox_lanes' AND relkind = 'r' ORDER BY 1",
+            &[],
+        )
+        .await?;
+    let (mut ours, mut others) = (String::new(), Vec::new());
+    for row in rows {
+        match row.try_get(1)? {
+            true => ours = row.try_get(0)?,
+            false => others.push(row.try_get(0)?),
+        }
+    }
+    Ok((ours, others))
 }
 
 async fn rights(client: &Client) -> Result<Finding, Error> {

@@ -58,6 +58,13 @@ pub(crate) const DATABASE_CA: Setting = Setting::new(
      TLS is used where the URL says sslmode=require",
 );
 
+pub(crate) const SCHEMA: Setting = Setting::new(
+    "schema",
+    "NAME",
+    "The schema in which the outbox is: the search_path of all connections [default: as the URL or the role \
+     has it]",
+);
+
 pub(crate) const LISTEN_URL: Setting = Setting::new(
     "listen-url",
     "URL",
@@ -252,7 +259,7 @@ pub(crate) const LOG_FORMAT: Setting =
     Setting::new("log-format", "FORMAT", "text or json [default: text]");
 
 /// What every command takes that uses the database.
-pub(crate) const OF_DATABASE: &[&Setting] = &[&CONFIG, &DATABASE_URL, &DATABASE_CA];
+pub(crate) const OF_DATABASE: &[&Setting] = &[&CONFIG, &DATABASE_URL, &DATABASE_CA, &SCHEMA];
 
 /// What the runner takes besides.
 pub(crate) const OF_RUNNER: &[&Setting] = &[

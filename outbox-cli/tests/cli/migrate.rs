@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use outbox_tests::database::{Database as _, Postgres};
 
 use crate::program::{end, outbox};
@@ -111,5 +111,104 @@ fn many_may_do_it_at_once() -> Result<()> {
     let made = texts.iter().filter(|text| text.contains("made")).count();
     assert_eq!(made, 1, "{texts:?}");
     assert_eq!(database.waiting()?, 0);
+    Ok(())
+}
+
+/// By itself, as SQL, and among an application's own migrations.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn a_schema_is_made_and_kept_to() -> Result<()> {
+    const SCHEMA: &str = "the billing";
+    let database = Postgres::empty()?;
+    let run = |arguments: &[&str]| {
+        let mut command = migrate(&database, []);
+        command.args(arguments).args(["--schema", SCHEMA]);
+        end(command)?.success()
+    };
+    let tables = |schema: &str| {
+        let query = "SELECT count(*) FROM pg_class \
+            WHERE relname LIKE 'outbox%' AND relnamespace = to_regnamespace";
+        database.counts(&format!("{query}('{schema}')"))
+    };
+    let quoted = format!("\"{SCHEMA}\"");
+    assert_eq!(run(&["up"])?, format!("{NAME}: made\n"));
+    assert_eq!(run(&["up"])?, format!("{NAME}: is there\n"));
+    assert_eq!(tables("public")?, [0]);
+    let all = tables(&quoted)?;
+    assert!(all[0] > 10, "{all:?}");
+    let status = |schema: &str| {
+        let mut command = outbox(["status", "--schema", schema]);
+        command.env("DATABASE_URL", database.url());
+        end(command)
+    };
+    status(SCHEMA)?.success()?;
+    status("public")?.failure(3)?;
+    run(&["down", "--yes"])?;
+    assert_eq!(tables(&quoted)?, [0]);
+
+    // By hand, in a session that sees another one.
+    let show = |action: &str| {
+        end(outbox([
+            "migrate",
+            action,
+            "--show-sql",
+            "--schema",
+            SCHEMA,
+        ]))?
+        .success()
+    };
+    let by_hand = |sql: &str| {
+        database.plain_sql(&format!("{sql}; CREATE TABLE where_am_i (n int)"))?;
+        assert!(
+            database.count("public.where_am_i").is_ok(),
+            "the schema has changed"
+        );
+        database.plain_sql("DROP TABLE public.where_am_i")
+    };
+    by_hand(&show("up")?)?;
+    assert_eq!(
+        (tables(&quoted)?, tables("public")?),
+        (all.clone(), vec![0])
+    );
+    by_hand(&show("down")?)?;
+    assert_eq!(tables(&quoted)?, [0]);
+
+    let application = tempfile::tempdir()?;
+    let folder = application.path().join("migrations");
+    let own = folder.join("2026-01-01-000000_orders");
+    fs::create_dir_all(&own)?;
+    fs::write(application.path().join("diesel.toml"), "")?;
+    fs::write(own.join("up.sql"), "CREATE TABLE orders (id int)")?;
+    fs::write(own.join("down.sql"), "DROP TABLE orders")?;
+    let path = folder.display().to_string();
+    end(outbox(["migrate", "--copy", &path, "--schema", SCHEMA]))?.success()?;
+    let diesel = |arguments: &[&str]| -> Result<()> {
+        let output = Command::new(outbox_tests::diesel_program()?)
+            .args(arguments)
+            .env("DATABASE_URL", database.url())
+            .current_dir(application.path())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    };
+    diesel(&["migration", "run"])?;
+    assert_eq!((tables(&quoted)?, tables("public")?), (all, vec![0]));
+    assert_eq!(database.count("public.orders")?, 0);
+    assert_eq!(database.count("public.__diesel_schema_migrations")?, 2);
+    diesel(&["migration", "revert", "--all"])?;
+    assert_eq!(tables(&quoted)?, [0]);
+    Ok(())
+}
+
+#[test]
+fn a_name_that_can_be_none_is_refused() -> Result<()> {
+    let long = "x".repeat(64);
+    let text = end(outbox(["migrate", "up", "--show-sql", "--schema", &long]))?.failure(2)?;
+    assert!(text.contains("`--schema`"), "{text}");
+    assert!(text.contains("63"), "{text}");
     Ok(())
 }

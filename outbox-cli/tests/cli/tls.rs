@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use outbox_tests::database::Postgres;
+use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::servers::process::Signal;
 use outbox_tests::topic::Kafka;
 use tempfile::TempDir;

@@ -5,6 +5,7 @@
 //! | [`guarantees`] | what is guaranteed, and what is not |
 //! | [`ordering`] | what order means, and how to write so that it holds |
 //! | [`deploying`] | embedded or as a sidecar, rolling updates, probes, poolers |
+//! | [`schemas`] | an outbox in a schema of your choice, and several in one database |
 //! | [`operating`] | what to look at, what to do about it, and drills |
 //! | [`tuning`] | what to change for which symptom |
 //! | [`sinks`] | all sinks, compared: what each error means, what consumers can see |
@@ -17,6 +18,7 @@
 //! | [`moving`] | from Kafkaesque, gox, outboxer and Debezium |
 //! | [`questions`] | questions and answers |
 
+#[doc = include_str!("diagrams/leases.md")]
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
@@ -25,6 +27,9 @@ pub mod ordering {}
 
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
+
+#[doc = include_str!("schemas.md")]
+pub mod schemas {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}
@@ -39,6 +44,7 @@ pub mod moving {}
 pub mod questions {}
 
 #[cfg(feature = "kafka")]
+#[doc = include_str!("diagrams/exactly-once.md")]
 #[doc = include_str!("exactly_once.md")]
 pub mod exactly_once {}
 

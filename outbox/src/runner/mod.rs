@@ -240,11 +240,23 @@ impl<S: Store, K: Sink> Runner<S, K> {
         Ok(Report { delivered })
     }
 
+    /// Makes sure that the store can be used, and tells the sink whose messages it will get.
+    async fn introduce(&self) -> Result<(), StoreError> {
+        self.ask(self.store.check()).await?;
+        let Some(transactions) = self.sink.transactions() else {
+            return Ok(());
+        };
+        if let Some(outbox) = self.ask(self.store.identity()).await? {
+            transactions.serve(outbox);
+        }
+        Ok(())
+    }
+
     /// Waits until the store can be used. `None` if it was told to stop before.
     async fn ready(&self, stop: &CancellationToken) -> Result<Option<()>, RunError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.ask(self.store.check()).await {
+            match self.introduce().await {
                 Ok(()) => return Ok(Some(())),
                 Err(error) => {
                     survive(error)?;

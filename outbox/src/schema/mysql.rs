@@ -43,6 +43,8 @@ diesel::table! {
         manifest -> Text,
         /// For exactly-once delivery: whether these are parked.
         manifest_parked -> Bool,
+        /// Which outbox it is: the same in all rows.
+        outbox_id -> Text,
     }
 }
 

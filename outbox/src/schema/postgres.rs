@@ -43,6 +43,8 @@ diesel::table! {
         manifest -> Array<BigInt>,
         /// For exactly-once delivery: whether these are parked.
         manifest_parked -> Bool,
+        /// Which outbox it is: the same in all rows.
+        outbox_id -> Uuid,
     }
 }
 

@@ -70,6 +70,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use uuid::Uuid;
 
 use crate::store::StoredMessage;
 
@@ -225,6 +226,12 @@ pub trait Sink: Send + Sync + 'static {
 /// here together with its number, and settles it. Whoever owns the lane after a crash takes it over, learns
 /// the number of the batch that was committed last, and knows whether the noted batch was.
 pub trait Transactions: Send + Sync {
+    /// Tells, before anything else, whose messages these are: an outbox, for good. What another one has left at
+    /// the broker in the same name must not be taken for this one's. By default nobody looks.
+    fn serve(&self, outbox: Uuid) {
+        let _ = outbox;
+    }
+
     /// Makes sure that nobody who had the lane before can commit anything any more, and finds out the
     /// number of the batch that was committed last; 0 if there was none.
     fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>>;

@@ -220,6 +220,13 @@ pub trait Store: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
+    /// For exactly-once delivery: which outbox this is, the same for all of its runners and for good, so that
+    /// the sink knows when two outboxes have one name. Asked for when a runner starts. By default it is not
+    /// known.
+    fn identity(&self) -> impl Future<Output = Result<Option<Uuid>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// For exactly-once delivery: takes note of batches that are about to be sent, one a lane, in place of
     /// those noted before, which have lower numbers. Fenced like all that changes messages. Returns the
     /// leases of the batches that were noted: no others may be sent.

@@ -9,6 +9,7 @@ use outbox::Message;
 use uuid::Uuid;
 
 use super::{NAME, Writer};
+use crate::database::with_parameter;
 use crate::history::Committed;
 
 impl Writer for PgConnection {
@@ -16,9 +17,8 @@ impl Writer for PgConnection {
         (message_id uuid PRIMARY KEY, key text, number bigint, payload bytea)";
 
     fn as_writer(url: &str) -> Result<Self> {
-        let separator = if url.contains('?') { '&' } else { '?' };
-        let url = format!("{url}{separator}application_name={NAME}");
-        Ok(Self::establish(&url)?)
+        let parameter = format!("application_name={NAME}");
+        Ok(Self::establish(&with_parameter(url, &parameter))?)
     }
 
     fn writers(&mut self) -> Result<i64> {

@@ -100,8 +100,8 @@ impl KafkaSinkBuilder {
     /// Delivers exactly once: consumers with `isolation.level=read_committed` see each message once, and in
     /// the order of its key, whatever crashes. By default messages are delivered at least once.
     ///
-    /// `name` names the outbox among all that write to this cluster, for good: two databases may not
-    /// share one. Its transactional ids are `outbox.NAME.0` to `outbox.NAME.15`; what was committed is
+    /// `name` names the outbox among all that write to this cluster, for good: two outboxes may not
+    /// share one, and a runner that finds another outbox's ledger stops. Its transactional ids are `outbox.NAME.0` to `outbox.NAME.15`; what was committed is
     /// noted in the topic `outbox.NAME.ledger`, which is made if it is not there: compacted, with 16
     /// partitions. On a cluster with ACLs the runner needs WRITE and DESCRIBE on both, and READ on the
     /// ledger, and CREATE unless the ledger is there.

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use deadpool::managed::{Object, Pool, PoolError};
 use outbox_mysql_driver::mysql_async::{Conn, Error};
+use uuid::Uuid;
 
 use self::connect::Connector;
 use self::fenced::Change;
@@ -276,6 +277,22 @@ impl Store for MysqlStore {
     async fn backlog(&self) -> Result<Option<Backlog>, StoreError> {
         self.with(async |c| backlog::backlog(c).await.map(Some))
             .await
+    }
+
+    async fn identity(&self) -> Result<Option<Uuid>, StoreError> {
+        let query = "SELECT outbox_id FROM outbox_lanes WHERE lane = 0";
+        self.with(async |c| {
+            let mut rows = sql::query(c, query, Vec::new()).await?;
+            let Some(row) = rows.first_mut() else {
+                return Ok(None);
+            };
+            let text: String = row.next()?;
+            let id = Uuid::parse_str(&text);
+            id.map(Some).map_err(|error| {
+                StoreError::fatal(format!("its outbox_id {text:?} is no UUID: {error}"))
+            })
+        })
+        .await
     }
 
     async fn note_batches(

@@ -1,4 +1,7 @@
 //! The doorbell: writers notify only while a runner sleeps.
+//!
+//! All outboxes of a database share the channel, so that `NOTIFY outbox` by hand wakes all. Whose lane it
+//! is that a writer rings for, tells the table of its doorbell.
 
 use std::time::Duration;
 
@@ -17,10 +20,10 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listens on a connection of its own until that fails. `probe` notifies with this text on another
-/// connection.
+/// connection, and tells which doorbell is this outbox's: the listening connection may see another one.
 pub(super) async fn listen(
     connector: &Connector,
-    probe: impl AsyncFnOnce(&str) -> Result<(), StoreError>,
+    probe: impl AsyncFnOnce(&str) -> Result<u32, StoreError>,
     ring: impl Fn(Option<i16>),
 ) -> Result<(), StoreError> {
     let (client, mut messages) = in_time(async { Ok(connector.connect().await?) }).await?;
@@ -41,7 +44,7 @@ pub(super) async fn listen(
         in_time(async { Ok(client.batch_execute("LISTEN outbox").await?) }).await?;
         // A pooler takes LISTEN, and never passes a notification on.
         let token = Uuid::new_v4().to_string();
-        probe(&token).await?;
+        let ours = probe(&token).await?;
         in_time(async {
             while let Some(payload) = notifications.recv().await {
                 if payload == token {
@@ -63,11 +66,11 @@ pub(super) async fn listen(
         ring(None);
         loop {
             match tokio::time::timeout(HEARTBEAT, notifications.recv()).await {
-                // Whatever isn't a lane may be for any.
-                Ok(Some(payload)) if Uuid::parse_str(&payload).is_err() => {
-                    ring(payload.parse().ok())
-                }
-                Ok(Some(_)) => {}
+                Ok(Some(payload)) => match Ring::parse(&payload) {
+                    Ring::Lane { doorbell, lane } if doorbell == ours => ring(Some(lane)),
+                    Ring::Lane { .. } | Ring::Probe => {}
+                    Ring::Anybody => ring(None),
+                },
                 Ok(None) => return Ok(()),
                 Err(_) => in_time(async { Ok(client.simple_query("").await?) })
                     .await
@@ -90,12 +93,42 @@ async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result
     }
 }
 
-/// Rings for whoever listens.
-pub(super) async fn notify(client: &Client, payload: &str) -> Result<(), StoreError> {
-    client
-        .query_typed("SELECT pg_notify('outbox', $1)", &[(&payload, Type::TEXT)])
+/// What a notification says.
+#[derive(Debug, PartialEq, Eq)]
+enum Ring {
+    /// A writer wrote to this lane of the outbox whose doorbell is the table of this oid.
+    Lane { doorbell: u32, lane: i16 },
+    /// A runner finds out whether it hears.
+    Probe,
+    /// Whatever else it is may be for any.
+    Anybody,
+}
+
+impl Ring {
+    fn parse(payload: &str) -> Self {
+        if Uuid::parse_str(payload).is_ok() {
+            return Self::Probe;
+        }
+        let parse = |(doorbell, lane): (&str, &str)| {
+            Some(Self::Lane {
+                doorbell: doorbell.parse().ok()?,
+                lane: lane.parse().ok()?,
+            })
+        };
+        let lane = payload.split_once('/').and_then(parse);
+        lane.unwrap_or(Self::Anybody)
+    }
+}
+
+/// Notifies with this text, and tells which doorbell is this outbox's.
+pub(super) async fn probe(client: &Client, token: &str) -> Result<u32, StoreError> {
+    let row = client
+        .query_typed_one(
+            "SELECT 'outbox_doorbell'::regclass::oid, pg_notify('outbox', $1)",
+            &[(&token, Type::TEXT)],
+        )
         .await?;
-    Ok(())
+    Ok(row.try_get(0)?)
 }
 
 /// It is only a hint, so nobody waits for the disk.
@@ -113,4 +146,22 @@ pub(super) async fn expect_ring(
         )
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_for_somebody_or_for_all() {
+        let lane = Ring::Lane {
+            doorbell: 16_411,
+            lane: 7,
+        };
+        assert_eq!(Ring::parse("16411/7"), lane);
+        assert_eq!(Ring::parse(&Uuid::new_v4().to_string()), Ring::Probe);
+        for text in ["", "7", "wake up", "16411/", "/7", "16411/7/1", "-1/7"] {
+            assert_eq!(Ring::parse(text), Ring::Anybody, "{text}");
+        }
+    }
 }

@@ -14,11 +14,15 @@ use super::{PostgresStore, StoreError};
 /// How long it may take to connect, unless the URL has a `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// PostgreSQL cuts longer ones off.
+const LONGEST_NAME: usize = 63;
+
 /// Configures a [`PostgresStore`].
 #[derive(Clone)]
 pub struct PostgresStoreBuilder {
     url: String,
     listen_url: Option<String>,
+    schema: Option<String>,
     max_connections: usize,
     tls: Arc<dyn Tls>,
 }
@@ -28,6 +32,7 @@ impl PostgresStoreBuilder {
         Self {
             url: url.to_owned(),
             listen_url: None,
+            schema: None,
             // Reading, settling and renewing go on at the same time.
             max_connections: 4,
             tls: Arc::new(NoTls),
@@ -40,6 +45,27 @@ impl PostgresStoreBuilder {
     #[must_use]
     pub fn listen_url(mut self, url: impl Into<String>) -> Self {
         self.listen_url = Some(url.into());
+        self
+    }
+
+    /// The schema in which the outbox lives, as it is spelled in the catalog: the `search_path` of all of the
+    /// store's connections. By default the `search_path` of the role or of the URL decides, as it does for
+    /// everybody.
+    ///
+    /// [`manual::schemas`](crate::manual::schemas) tells how to have an outbox in a schema, or several in one
+    /// database.
+    ///
+    /// ```
+    /// use outbox::store::PostgresStore;
+    ///
+    /// let store = PostgresStore::builder("postgres://shop@localhost/shop")
+    ///     .schema("billing")
+    ///     .build()?;
+    /// # Ok::<(), outbox::store::StoreError>(())
+    /// ```
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = Some(schema.into());
         self
     }
 
@@ -70,7 +96,8 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if a URL can't be read, or without any connection.
+    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if a URL can't be read, if the schema can be no name, or
+    /// without any connection.
     pub fn build(self) -> Result<PostgresStore, StoreError> {
         if self.max_connections == 0 {
             return Err(StoreError::fatal("`max_connections` must be at least 1"));
@@ -89,11 +116,22 @@ impl PostgresStoreBuilder {
         Ok(PostgresStore {
             pool,
             listener,
+            schema: self.schema,
             floors: Arc::default(),
         })
     }
 
-    fn connector(&self, url: &str) -> Result<Connector, StoreError> {
+    /// How the store connects: for a program's own connections to the same outbox.
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if the URL can't be read, or if the schema can be no
+    /// name.
+    pub fn config(&self) -> Result<Config, StoreError> {
+        self.config_of(&self.url)
+    }
+
+    fn config_of(&self, url: &str) -> Result<Config, StoreError> {
         let mut config: Config = url.parse().map_err(|error| {
             StoreError::fatal(format!(
                 "its URL can't be read: {error}, as in \
@@ -106,11 +144,41 @@ impl PostgresStoreBuilder {
         if config.get_application_name().is_none() {
             config.application_name("outbox");
         }
+        if let Some(schema) = &self.schema {
+            // The last one counts.
+            let given = config.get_options().unwrap_or_default();
+            config.options(format!("{given} {}", search_path(schema)?));
+        }
+        Ok(config)
+    }
+
+    fn connector(&self, url: &str) -> Result<Connector, StoreError> {
         Ok(Connector {
-            config,
+            config: self.config_of(url)?,
             tls: self.tls.clone(),
         })
     }
+}
+
+/// The option with which a connection finds this schema, and no other.
+fn search_path(schema: &str) -> Result<String, StoreError> {
+    if schema.is_empty() || schema.len() > LONGEST_NAME || schema.contains('\0') {
+        return Err(StoreError::fatal(format!(
+            "its schema is {schema:?}, which can be no name: PostgreSQL's have 1 to {LONGEST_NAME} bytes, and \
+             no NUL"
+        )));
+    }
+    let quoted = schema.replace('"', "\"\"");
+    let mut option = String::from("-csearch_path=\"");
+    for character in quoted.chars() {
+        // The server splits options at white space, and takes what stands behind a backslash as it is.
+        if character == '\\' || character.is_ascii_whitespace() || character == '\u{b}' {
+            option.push('\\');
+        }
+        option.push(character);
+    }
+    option.push('"');
+    Ok(option)
 }
 
 /// Without the URLs, which may hold a password.

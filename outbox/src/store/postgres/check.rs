@@ -34,14 +34,13 @@ const FUNCTIONS: [&str; 13] = [
     "outbox_unpark(smallint[], bigint[], uuid, smallint, bigint, boolean)",
 ];
 
-const REMEDY: &str = "run the migrations: `outbox migrate up`, `diesel migration run`, or \
-    `run_pending_migrations(outbox::migrations::POSTGRES)`";
-
-pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
+/// Whether it is there, all of it, in this schema if one is named, and can be written to.
+pub(super) async fn check(client: &Client, schema: Option<&str>) -> Result<(), StoreError> {
     let row = client
         .query_typed_one(
             "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean, \
-                to_regclass('outbox') IS NOT NULL, \
+                (SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                 WHERE c.oid = to_regclass('outbox')), \
                 (SELECT string_agg(name, ', ') FROM ( \
                     SELECT name FROM unnest($1) AS name WHERE to_regclass(name) IS NULL \
                     UNION ALL \
@@ -65,14 +64,35 @@ pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
              the runner a server and a role that can write",
         ));
     }
-    let has_messages: bool = row.try_get(2)?;
+    let found: Option<String> = row.try_get(2)?;
+    match (found, schema) {
+        (Some(found), Some(schema)) if found != schema => {
+            return Err(StoreError::fatal(format!(
+                "it finds the outbox in the schema {found:?}, and should work on that in {schema:?}: a pooler \
+                 in between keeps `search_path` to itself. Set it for the role: ALTER ROLE … SET search_path"
+            )));
+        }
+        (Some(_), _) => {}
+        (None, Some(schema)) => {
+            return Err(StoreError::fatal(format!(
+                "it has no table `outbox` in the schema {schema:?}, or the role may not use that schema; run \
+                 the migrations there, as `outbox migrate up --schema {schema}` does, and grants.sql"
+            )));
+        }
+        (None, None) => {
+            return Err(StoreError::fatal(format!(
+                "it has no table `outbox`; {REMEDY}. If it is in a schema that is not in the `search_path`, \
+                 name the schema"
+            )));
+        }
+    }
     match row.try_get::<_, Option<String>>(3)? {
         None => Ok(()),
-        Some(_) if !has_messages => Err(StoreError::fatal(format!(
-            "it has no table `outbox`; {REMEDY}"
-        ))),
         Some(missing) => Err(StoreError::fatal(format!(
             "its tables are of an older version, and lack `{missing}`; {REMEDY}"
         ))),
     }
 }
+
+const REMEDY: &str = "run the migrations: `outbox migrate up`, `diesel migration run`, or \
+    `run_pending_migrations(outbox::migrations::POSTGRES)`";

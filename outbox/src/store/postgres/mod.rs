@@ -20,6 +20,7 @@ use deadpool::managed::{Object, Pool, PoolError};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use self::connect::Connector;
 use self::floor::Floors;
@@ -50,6 +51,8 @@ pub struct PostgresStore {
     pool: Pool<Connector>,
     /// Opens the connection that listens.
     listener: Connector,
+    /// In which the outbox must be, if it is not left to the connections.
+    schema: Option<String>,
     floors: Arc<Mutex<Floors>>,
 }
 
@@ -123,7 +126,8 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
-        self.with(async |c| check::check(c).await).await
+        let schema = self.schema.as_deref();
+        self.with(async |c| check::check(c, schema).await).await
     }
 
     async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
@@ -275,6 +279,16 @@ impl Store for PostgresStore {
         .await
     }
 
+    async fn identity(&self) -> Result<Option<Uuid>, StoreError> {
+        self.with(async |c| {
+            let rows = c
+                .query_typed("SELECT outbox_id FROM outbox_lanes WHERE lane = 0", &[])
+                .await?;
+            Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+        })
+        .await
+    }
+
     async fn note_batches(
         &self,
         runner: &RunnerId,
@@ -295,7 +309,7 @@ impl Store for PostgresStore {
     }
 
     async fn listen(&self, ring: impl Fn(Option<i16>) + Send + Sync) -> Result<(), StoreError> {
-        let probe = async |token: &str| self.with(async |c| bell::notify(c, token).await).await;
+        let probe = async |token: &str| self.with(async |c| bell::probe(c, token).await).await;
         bell::listen(&self.listener, probe, ring).await
     }
 

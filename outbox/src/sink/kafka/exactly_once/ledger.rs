@@ -1,5 +1,6 @@
 //! The ledger: which batch of each lane was committed last.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -10,6 +11,7 @@ use rdkafka::producer::BaseRecord;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use super::super::super::SinkError;
 use super::super::connection::Connection;
@@ -30,6 +32,8 @@ pub(super) struct Ledger {
     config: ClientConfig,
     topics: Topics,
     ready: OnceCell<()>,
+    /// Whose it is, as far as that is known.
+    outbox: OnceLock<Uuid>,
 }
 
 /// What a transaction leaves there.
@@ -44,6 +48,7 @@ pub(super) struct LedgerRecord {
 struct Entry {
     batch: i64,
     messages: usize,
+    outbox: Option<String>,
 }
 
 impl Ledger {
@@ -54,7 +59,14 @@ impl Ledger {
             config,
             topics,
             ready: OnceCell::new(),
+            outbox: OnceLock::new(),
         }
+    }
+
+    /// It is this outbox's from now on.
+    pub(super) fn serve(&self, outbox: Uuid) {
+        // A sink has one runner, which has one store.
+        self.outbox.get_or_init(|| outbox);
     }
 
     /// Makes the topic if it is not there.
@@ -64,12 +76,16 @@ impl Ledger {
     }
 
     pub(super) fn record(&self, lane: i16, batch: i64, messages: usize) -> LedgerRecord {
-        let entry = Entry { batch, messages };
+        let entry = Entry {
+            batch,
+            messages,
+            outbox: self.outbox.get().map(Uuid::to_string),
+        };
         LedgerRecord {
             topic: self.topic.clone(),
             lane,
             key: lane.to_string(),
-            // Numbers alone can always be written.
+            // Numbers and an id can always be written.
             value: serde_json::to_string(&entry).unwrap_or_default(),
         }
     }
@@ -110,7 +126,19 @@ impl Ledger {
             None if tail > low => last_from(low).map_err(away)?,
             found => found,
         };
-        Ok(found.unwrap_or(0))
+        let Some(found) = found else {
+            return Ok(0);
+        };
+        // Numbers of another outbox say nothing about this one's, and a batch could be taken for committed.
+        match (found.outbox, self.outbox.get().map(Uuid::to_string)) {
+            (Some(theirs), Some(ours)) if theirs != ours => Err(SinkError::fatal(format!(
+                "the ledger {:?} belongs to the outbox {theirs}, and this one is {ours}: two outboxes have the \
+                 same name for exactly-once delivery. Give each a name of its own; if the other one is gone for \
+                 good, delete the ledger",
+                self.topic
+            ))),
+            _ => Ok(found.batch),
+        }
     }
 
     fn last_from(
@@ -119,7 +147,7 @@ impl Ledger {
         lane: i16,
         offset: i64,
         patience: &Patience,
-    ) -> Result<Option<i64>, KafkaError> {
+    ) -> Result<Option<Entry>, KafkaError> {
         let mut partition = TopicPartitionList::new();
         partition.add_partition_offset(&self.topic, lane.into(), Offset::Offset(offset))?;
         consumer.assign(&partition)?;
@@ -130,7 +158,7 @@ impl Ledger {
                 Some(Ok(record)) => {
                     let entry = record.payload().map(serde_json::from_slice::<Entry>);
                     if let Some(Ok(entry)) = entry {
-                        last = Some(entry.batch);
+                        last = Some(entry);
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),

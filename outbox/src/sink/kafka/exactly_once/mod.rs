@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
+use uuid::Uuid;
 
 use self::lane::LaneProducer;
 use self::ledger::Ledger;
@@ -116,6 +117,10 @@ impl Shared {
 }
 
 impl Transactions for ExactlyOnce {
+    fn serve(&self, outbox: Uuid) {
+        self.shared.ledger.serve(outbox);
+    }
+
     fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>> {
         async move {
             self.shared.ledger.ensure().await?;
