@@ -14,6 +14,7 @@ use outbox::{Message, OutboxEvent as _, publish_all};
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
 use outbox_tests::rig::{Rig, wait_until};
+use outbox_tests::servers::PgBouncer;
 use outbox_tests::topic::{Arrived, Kafka};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -271,6 +272,29 @@ async fn the_wrong_schema_is_told_of() -> Result<()> {
         let text = refused.err().context("it must be refused")?.to_string();
         assert!(text.contains("schema"), "{text}");
     }
+    Ok(())
+}
+
+/// Which would let a runner work on another outbox than it was told to.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_pooler_that_keeps_the_schema_to_itself_is_told_of() -> Result<()> {
+    let database = Postgres::create()?;
+    database.in_schema("shop")?.with_tables()?;
+    let check = async || {
+        let bouncer = PgBouncer::start(database.port()?, 2)?;
+        let url = database.url_via(bouncer.address())?;
+        let store = PostgresStore::builder(url).schema("shop").build()?;
+        anyhow::Ok(store.check().await)
+    };
+    let error = check().await?.err().context("it must fail")?;
+    assert_eq!(error.kind(), StoreErrorKind::Fatal, "{error}");
+    assert!(error.to_string().contains("pooler"), "{error}");
+
+    // As it would be set for the runner's role.
+    let (_, name) = database.url().rsplit_once('/').context("a name")?;
+    database.plain_sql(&format!("ALTER DATABASE {name} SET search_path TO shop"))?;
+    check().await??;
     Ok(())
 }
 

@@ -40,7 +40,8 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     /// Starts one in front of the PostgreSQL on this port, for its superuser `postgres`, with so many
-    /// connections a database, which transactions take in turn.
+    /// connections a database, which transactions take in turn. Options that clients connect with, such as their
+    /// `search_path`, it takes and passes over.
     ///
     /// # Errors
     ///
@@ -70,6 +71,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {pool_size}
 max_client_conn = 200
+ignore_startup_parameters = options
 "
         );
         fs::write(&config, text).context("cannot write a file")?;
