@@ -86,6 +86,20 @@ impl<D: Database<Connection: Writer>> Rig<D> {
         Load::new(&self.database, self.topic.name(), self.seed)
     }
 
+    /// The topic, with a consumer that begins anew.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no consumer.
+    pub fn another_consumer(&self) -> Result<Topic> {
+        Kafka::at(&self.brokers).topic(self.topic.name(), PARTITIONS)
+    }
+
+    /// From which all chance comes, in the beginning.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Kafka's address.
     pub fn brokers(&self) -> &str {
         &self.brokers
@@ -139,12 +153,19 @@ impl<D: Database<Connection: Writer>> Rig<D> {
             Promise::ExactlyOnce => self.topic.read_committed()?,
             _ => self.topic.read_to_end()?,
         };
+        let delivered = arrived.iter().map(Delivered::try_from);
+        self.judge_delivered(delivered.collect::<Result<_>>()?, promise)
+    }
+
+    /// As [`judge`](Self::judge), of what somebody else has read from the topic.
+    ///
+    /// # Errors
+    ///
+    /// When the promise was broken.
+    pub fn judge_delivered(&self, delivered: Vec<Delivered>, promise: Promise) -> Result<Verdict> {
         let history = History {
             committed: load::committed(&self.database)?,
-            delivered: arrived
-                .iter()
-                .map(Delivered::try_from)
-                .collect::<Result<_>>()?,
+            delivered,
             waiting: self.database.waiting_ids()?,
         };
         let verdict = history.judge(promise);
@@ -235,6 +256,11 @@ pub struct RunnerProcess {
 }
 
 impl RunnerProcess {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// As a crash.
     ///
     /// # Errors

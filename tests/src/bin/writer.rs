@@ -27,6 +27,8 @@ fn main() {
         topic: args.topic,
         keys: args.keys,
         pause: Duration::ZERO,
+        rate: None,
+        committing: None,
         hold: Duration::from_millis(args.hold_ms),
         serializable: false,
         seed: args.seed,

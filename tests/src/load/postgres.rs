@@ -31,7 +31,7 @@ impl Writer for PgConnection {
         Ok(row.count)
     }
 
-    fn serializable(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn serializable<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.build_transaction().serializable().run(work)
     }
 
