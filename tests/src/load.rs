@@ -73,6 +73,16 @@ pub trait Writer: Connection<Backend: OutboxBackend> {
     /// When the statement fails.
     fn record(&mut self, message: &Message, number: Option<i64>) -> QueryResult<()>;
 
+    /// Takes note of messages of one key, whose numbers begin with this one.
+    ///
+    /// # Errors
+    ///
+    /// When a statement fails.
+    fn record_all(&mut self, messages: &[Message], first: i64) -> QueryResult<()> {
+        let mut numbered = messages.iter().zip(first..);
+        numbered.try_for_each(|(message, number)| self.record(message, Some(number)))
+    }
+
     /// What was committed.
     ///
     /// # Errors
@@ -90,6 +100,8 @@ pub struct Load {
     pub topic: String,
     /// How many keys there are.
     pub keys: u64,
+    /// How many messages of a key a transaction has, at most.
+    pub most: usize,
     /// The longest pause between two transactions.
     pub pause: Duration,
     /// How many messages a second each writer commits, in place of pauses by chance.
@@ -146,6 +158,7 @@ impl Load {
             url: database.url().to_owned(),
             topic: topic.to_owned(),
             keys: 12,
+            most: 4,
             pause: Duration::from_millis(8),
             rate: None,
             committing: None,
@@ -286,7 +299,7 @@ impl Load {
         key: &str,
         rng: &mut fastrand::Rng,
     ) -> Result<Batch> {
-        let count = rng.usize(1..=4);
+        let count = rng.usize(1..=self.most);
         if rng.u8(..4) == 0 {
             for _ in 0..count {
                 let number = D::count_up(c, key)?;
@@ -297,14 +310,14 @@ impl Load {
         }
         let mut messages = Vec::with_capacity(count);
         for _ in 0..count {
-            let number = D::count_up(c, key)?;
             let mut message = Message::new(&self.topic).with_key(key);
             if let Some(payload) = payload(rng) {
                 message = message.with_payload(payload);
             }
-            record(c, &message, Some(number))?;
             messages.push(message);
         }
+        let last = D::count_up_by(c, key, count as i64)?;
+        c.record_all(&messages, last - count as i64 + 1)?;
         let ids = messages.iter().map(Message::id).collect();
         publish_all(c, messages)?;
         Ok(Batch { count, ids })

@@ -116,6 +116,8 @@ impl<D: Database<Connection: Writer>> Rig<D> {
             lease: LEASE,
             grace: LIMIT,
             message_timeout: MESSAGE_TIMEOUT,
+            // Many small batches, so that some are in flight whenever it is killed.
+            batch_size: 40,
             exactly_once: None,
             crash: None,
             log: self.logs.path().join(format!("runner-{number}.log")),
@@ -205,6 +207,8 @@ pub struct Settings {
     pub grace: Duration,
     /// The sink's time-out.
     pub message_timeout: Duration,
+    /// How many messages it reads at a time. Ten times as many are in flight, at most.
+    pub batch_size: usize,
     /// The name of the outbox.
     pub exactly_once: Option<String>,
     /// The step at which it dies, of which batch, and how long after its beginning.
@@ -229,6 +233,7 @@ impl Settings {
         command.args(["--lease-ms", &millis(self.lease)]);
         command.args(["--grace-ms", &millis(self.grace)]);
         command.args(["--message-timeout-ms", &millis(self.message_timeout)]);
+        command.args(["--batch-size", &self.batch_size.to_string()]);
         if let Some(name) = self.exactly_once {
             command.args(["--exactly-once", &name]);
         }

@@ -26,6 +26,7 @@ fn main() {
         url: args.database,
         topic: args.topic,
         keys: args.keys,
+        most: 4,
         pause: Duration::ZERO,
         rate: None,
         committing: None,
