@@ -10,6 +10,7 @@ mod diesel;
 mod prerequisites;
 mod servers;
 mod signals;
+mod soak;
 mod steps;
 mod test;
 mod up;
@@ -38,6 +39,9 @@ enum Task {
     Chaos(chaos::Args),
     /// Look at licences, known vulnerabilities and sources of all dependencies
     Deny(deny::Args),
+    /// Publish 1,000 messages a second for an hour with a fault a minute, on a PostgreSQL and a Kafka of its own,
+    /// and look whether anything is lost or grows
+    Soak(soak::Args),
     /// Start a PostgreSQL, a MariaDB and a Kafka, print the environment that leads to them, and stop them on
     /// Ctrl-C
     Up,
@@ -63,6 +67,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(args) => bench::run(args),
         Task::Chaos(args) => chaos::run(args),
         Task::Deny(args) => deny::run(args),
+        Task::Soak(args) => soak::run(args),
         Task::Up => up::run(),
     }
 }

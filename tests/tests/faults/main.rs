@@ -15,5 +15,6 @@ mod outages;
 mod pgbouncer;
 mod pool;
 mod runners;
+mod soak;
 
 use outbox_tests::rig;
