@@ -21,7 +21,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    prerequisites::provide(&Need::SERVERS)?;
+    prerequisites::provide(&Need::ALL)?;
     let mut test = cargo(["test", "--package", "outbox-tests", "--all-features"]);
     test.args([
         "--test",
