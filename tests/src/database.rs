@@ -57,7 +57,20 @@ pub trait Database: Sized + Sync {
     /// # Errors
     ///
     /// When the statement fails.
-    fn count_up(connection: &mut Self::Connection, name: &str) -> diesel::QueryResult<i64>;
+    fn count_up(connection: &mut Self::Connection, name: &str) -> diesel::QueryResult<i64> {
+        Self::count_up_by(connection, name, 1)
+    }
+
+    /// The same for so many at a time. Returns the last of them.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn count_up_by(
+        connection: &mut Self::Connection,
+        name: &str,
+        by: i64,
+    ) -> diesel::QueryResult<i64>;
 
     /// The rows of a query for one number each, called `count`.
     ///
@@ -137,8 +150,8 @@ pub trait Database: Sized + Sync {
 }
 
 const COUNTERS: &str = "CREATE TABLE counters (name text PRIMARY KEY, n bigint NOT NULL)";
-const COUNT_UP: &str = "INSERT INTO counters (name, n) VALUES ($1, 1) \
-    ON CONFLICT (name) DO UPDATE SET n = counters.n + 1 RETURNING n AS count";
+const COUNT_UP: &str = "INSERT INTO counters (name, n) VALUES ($1, $2) \
+    ON CONFLICT (name) DO UPDATE SET n = counters.n + $2 RETURNING n AS count";
 
 const WAITING_IDS: &str =
     "SELECT message_id FROM outbox UNION ALL SELECT message_id FROM outbox_parked";
@@ -277,9 +290,10 @@ impl Database for Postgres {
         Ok(PostgresStore::new(&self.url)?)
     }
 
-    fn count_up(connection: &mut PgConnection, name: &str) -> diesel::QueryResult<i64> {
+    fn count_up_by(connection: &mut PgConnection, name: &str, by: i64) -> diesel::QueryResult<i64> {
         let row: Count = sql_query(COUNT_UP)
             .bind::<Text, _>(name)
+            .bind::<BigInt, _>(by)
             .get_result(connection)?;
         Ok(row.count)
     }
@@ -405,9 +419,16 @@ impl Database for MariaDb {
         Ok(MysqlStore::new(&self.url)?)
     }
 
-    fn count_up(connection: &mut MysqlConnection, name: &str) -> diesel::QueryResult<i64> {
-        let up = "INSERT INTO counters (name, n) VALUES (?, 1) ON DUPLICATE KEY UPDATE n = n + 1";
-        sql_query(up).bind::<Text, _>(name).execute(connection)?;
+    fn count_up_by(
+        connection: &mut MysqlConnection,
+        name: &str,
+        by: i64,
+    ) -> diesel::QueryResult<i64> {
+        sql_query("INSERT INTO counters (name, n) VALUES (?, ?) ON DUPLICATE KEY UPDATE n = n + ?")
+            .bind::<Text, _>(name)
+            .bind::<BigInt, _>(by)
+            .bind::<BigInt, _>(by)
+            .execute(connection)?;
         let row: Count = sql_query("SELECT n AS count FROM counters WHERE name = ?")
             .bind::<Text, _>(name)
             .get_result(connection)?;
@@ -473,9 +494,14 @@ impl Database for SqliteFile {
         Ok(connection)
     }
 
-    fn count_up(connection: &mut SqliteConnection, name: &str) -> diesel::QueryResult<i64> {
+    fn count_up_by(
+        connection: &mut SqliteConnection,
+        name: &str,
+        by: i64,
+    ) -> diesel::QueryResult<i64> {
         let row: Count = sql_query(COUNT_UP)
             .bind::<Text, _>(name)
+            .bind::<BigInt, _>(by)
             .get_result(connection)?;
         Ok(row.count)
     }

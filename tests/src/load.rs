@@ -4,21 +4,27 @@ mod mariadb;
 mod postgres;
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection, QueryResult};
 use outbox::{Message, OutboxBackend, publish_all};
+use uuid::Uuid;
 
 use crate::database::{Database, MariaDb, Postgres};
 use crate::history::Committed;
 
 /// The name by which the server knows writers.
 const NAME: &str = "writer";
+
+/// How much of what it could not write in time a writer with a rate makes up for.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A connection by which writers write.
 pub trait Writer: Connection<Backend: OutboxBackend> {
@@ -45,7 +51,7 @@ pub trait Writer: Connection<Backend: OutboxBackend> {
     /// # Errors
     ///
     /// When a statement fails, or the work.
-    fn serializable(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()>;
+    fn serializable<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T>;
 
     /// Writes a message and its record as somebody without the library would.
     ///
@@ -67,6 +73,16 @@ pub trait Writer: Connection<Backend: OutboxBackend> {
     /// When the statement fails.
     fn record(&mut self, message: &Message, number: Option<i64>) -> QueryResult<()>;
 
+    /// Takes note of messages of one key, whose numbers begin with this one.
+    ///
+    /// # Errors
+    ///
+    /// When a statement fails.
+    fn record_all(&mut self, messages: &[Message], first: i64) -> QueryResult<()> {
+        let mut numbered = messages.iter().zip(first..);
+        numbered.try_for_each(|(message, number)| self.record(message, Some(number)))
+    }
+
     /// What was committed.
     ///
     /// # Errors
@@ -84,14 +100,37 @@ pub struct Load {
     pub topic: String,
     /// How many keys there are.
     pub keys: u64,
+    /// How many messages of a key a transaction has, at most.
+    pub most: usize,
     /// The longest pause between two transactions.
     pub pause: Duration,
+    /// How many messages a second each writer commits, in place of pauses by chance.
+    pub rate: Option<f64>,
+    /// Is told of transactions that are about to be committed.
+    pub committing: Option<Sender<Committing>>,
     /// How long one transaction in ten is held open, with its locks.
     pub hold: Duration,
     /// At the level SERIALIZABLE, where transactions fail that meet others.
     pub serializable: bool,
     /// From which all chance comes.
     pub seed: u64,
+}
+
+/// A transaction whose COMMIT comes next.
+#[derive(Clone, Debug)]
+pub struct Committing {
+    /// When that is.
+    pub at: Instant,
+    /// Its messages, but for those of plain SQL, whose ids the database makes.
+    pub ids: Vec<Uuid>,
+}
+
+/// The messages of a transaction.
+#[derive(Default)]
+struct Batch {
+    count: usize,
+    /// But for those of plain SQL.
+    ids: Vec<Uuid>,
 }
 
 /// Writers on threads. Dropped, they stop by and by.
@@ -119,7 +158,10 @@ impl Load {
             url: database.url().to_owned(),
             topic: topic.to_owned(),
             keys: 12,
+            most: 4,
             pause: Duration::from_millis(8),
+            rate: None,
+            committing: None,
             hold: Duration::from_millis(40),
             serializable: false,
             seed,
@@ -156,15 +198,27 @@ impl Load {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut written = Written::default();
         let mut connection = None;
+        let mut due = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            thread::sleep(self.pause.mul_f64(rng.f64()));
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let pause = self.pause.mul_f64(rng.f64());
+            let begin = Instant::now();
             let Some(open) = &mut connection else {
                 connection = D::Connection::as_writer(&self.url).ok();
+                due = begin + pause;
                 continue;
             };
             let result = self.transact::<D>(open, &mut rng);
+            due = match self.rate {
+                None => Instant::now() + pause,
+                Some(rate) => {
+                    let count = result.as_ref().map_or(0, |batch| batch.count);
+                    let next = due + Duration::from_secs_f64(count as f64 / rate);
+                    next.max(begin - CATCH_UP)
+                }
+            };
             match result {
-                Ok(()) => written.committed += 1,
+                Ok(_) => written.committed += 1,
                 Err(error) if error.is::<RolledBack>() => written.rolled_back += 1,
                 Err(_) => {
                     written.failed += 1;
@@ -183,8 +237,9 @@ impl Load {
         &self,
         connection: &mut D::Connection,
         rng: &mut fastrand::Rng,
-    ) -> Result<()> {
-        let work = |c: &mut D::Connection| -> Result<()> {
+    ) -> Result<Batch> {
+        let work = |c: &mut D::Connection| -> Result<Batch> {
+            let mut batch = Batch::default();
             let mut keys: Vec<_> = (0..rng.usize(1..=3))
                 .map(|_| rng.u64(..self.keys))
                 .collect();
@@ -193,18 +248,25 @@ impl Load {
             keys.dedup();
             for key in keys {
                 let key = format!("k{key}");
-                match rng.u8(..8) {
+                let part = match rng.u8(..8) {
                     0 => self.in_savepoint::<D>(c, &key, rng)?,
                     _ => self.write::<D>(c, &key, rng)?,
-                }
+                };
+                batch.count += part.count;
+                batch.ids.extend(part.ids);
             }
             if rng.u8(..10) == 0 {
                 thread::sleep(self.hold.mul_f64(rng.f64()));
             }
-            match rng.u8(..10) {
-                0 => Err(RolledBack.into()),
-                _ => Ok(()),
+            if rng.u8(..10) == 0 {
+                return Err(RolledBack.into());
             }
+            if let Some(committing) = &self.committing {
+                let (at, ids) = (Instant::now(), mem::take(&mut batch.ids));
+                // Somebody may have heard enough.
+                let _ = committing.send(Committing { at, ids });
+            }
+            Ok(batch)
         };
         match self.serializable {
             true => connection.serializable(work),
@@ -217,16 +279,16 @@ impl Load {
         c: &mut D::Connection,
         key: &str,
         rng: &mut fastrand::Rng,
-    ) -> Result<()> {
-        let result: Result<()> = c.transaction(|c| {
-            self.write::<D>(c, key, rng)?;
+    ) -> Result<Batch> {
+        let result: Result<Batch> = c.transaction(|c| {
+            let batch = self.write::<D>(c, key, rng)?;
             match rng.bool() {
                 true => Err(RolledBack.into()),
-                false => Ok(()),
+                false => Ok(batch),
             }
         });
         match result {
-            Err(error) if error.is::<RolledBack>() => Ok(()),
+            Err(error) if error.is::<RolledBack>() => Ok(Batch::default()),
             result => result,
         }
     }
@@ -236,27 +298,29 @@ impl Load {
         c: &mut D::Connection,
         key: &str,
         rng: &mut fastrand::Rng,
-    ) -> Result<()> {
-        let count = rng.usize(1..=4);
+    ) -> Result<Batch> {
+        let count = rng.usize(1..=self.most);
         if rng.u8(..4) == 0 {
             for _ in 0..count {
                 let number = D::count_up(c, key)?;
                 c.insert(&self.topic, key, number, payload(rng).as_deref())?;
             }
-            return Ok(());
+            let ids = Vec::new();
+            return Ok(Batch { count, ids });
         }
         let mut messages = Vec::with_capacity(count);
         for _ in 0..count {
-            let number = D::count_up(c, key)?;
             let mut message = Message::new(&self.topic).with_key(key);
             if let Some(payload) = payload(rng) {
                 message = message.with_payload(payload);
             }
-            record(c, &message, Some(number))?;
             messages.push(message);
         }
+        let last = D::count_up_by(c, key, count as i64)?;
+        c.record_all(&messages, last - count as i64 + 1)?;
+        let ids = messages.iter().map(Message::id).collect();
         publish_all(c, messages)?;
-        Ok(())
+        Ok(Batch { count, ids })
     }
 }
 

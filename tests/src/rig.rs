@@ -86,6 +86,20 @@ impl<D: Database<Connection: Writer>> Rig<D> {
         Load::new(&self.database, self.topic.name(), self.seed)
     }
 
+    /// The topic, with a consumer that begins anew.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no consumer.
+    pub fn another_consumer(&self) -> Result<Topic> {
+        Kafka::at(&self.brokers).topic(self.topic.name(), PARTITIONS)
+    }
+
+    /// From which all chance comes, in the beginning.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Kafka's address.
     pub fn brokers(&self) -> &str {
         &self.brokers
@@ -102,6 +116,8 @@ impl<D: Database<Connection: Writer>> Rig<D> {
             lease: LEASE,
             grace: LIMIT,
             message_timeout: MESSAGE_TIMEOUT,
+            // Many small batches, so that some are in flight whenever it is killed.
+            batch_size: 40,
             exactly_once: None,
             crash: None,
             log: self.logs.path().join(format!("runner-{number}.log")),
@@ -139,12 +155,19 @@ impl<D: Database<Connection: Writer>> Rig<D> {
             Promise::ExactlyOnce => self.topic.read_committed()?,
             _ => self.topic.read_to_end()?,
         };
+        let delivered = arrived.iter().map(Delivered::try_from);
+        self.judge_delivered(delivered.collect::<Result<_>>()?, promise)
+    }
+
+    /// As [`judge`](Self::judge), of what somebody else has read from the topic.
+    ///
+    /// # Errors
+    ///
+    /// When the promise was broken.
+    pub fn judge_delivered(&self, delivered: Vec<Delivered>, promise: Promise) -> Result<Verdict> {
         let history = History {
             committed: load::committed(&self.database)?,
-            delivered: arrived
-                .iter()
-                .map(Delivered::try_from)
-                .collect::<Result<_>>()?,
+            delivered,
             waiting: self.database.waiting_ids()?,
         };
         let verdict = history.judge(promise);
@@ -184,6 +207,8 @@ pub struct Settings {
     pub grace: Duration,
     /// The sink's time-out.
     pub message_timeout: Duration,
+    /// How many messages it reads at a time. Ten times as many are in flight, at most.
+    pub batch_size: usize,
     /// The name of the outbox.
     pub exactly_once: Option<String>,
     /// The step at which it dies, of which batch, and how long after its beginning.
@@ -208,6 +233,7 @@ impl Settings {
         command.args(["--lease-ms", &millis(self.lease)]);
         command.args(["--grace-ms", &millis(self.grace)]);
         command.args(["--message-timeout-ms", &millis(self.message_timeout)]);
+        command.args(["--batch-size", &self.batch_size.to_string()]);
         if let Some(name) = self.exactly_once {
             command.args(["--exactly-once", &name]);
         }
@@ -235,6 +261,11 @@ pub struct RunnerProcess {
 }
 
 impl RunnerProcess {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// As a crash.
     ///
     /// # Errors

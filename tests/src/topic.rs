@@ -482,7 +482,12 @@ impl Topic {
         }
     }
 
-    fn poll(&self) -> Result<Option<Arrived>> {
+    /// The next message, if one comes soon. It goes on where the last call ended.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse to tell.
+    pub fn poll(&self) -> Result<Option<Arrived>> {
         Ok(self.next()?.as_ref().map(owned))
     }
 

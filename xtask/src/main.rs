@@ -16,6 +16,7 @@ mod package;
 mod prerequisites;
 mod servers;
 mod signals;
+mod soak;
 mod sources;
 mod steps;
 mod test;
@@ -46,6 +47,9 @@ enum Task {
     Chaos(chaos::Args),
     /// Look at licences, known vulnerabilities and sources of all dependencies
     Deny(deny::Args),
+    /// Publish 1,000 messages a second for an hour with a fault a minute, on a PostgreSQL and a Kafka of its own,
+    /// and look whether anything is lost or grows
+    Soak(soak::Args),
     /// Feed whatever parses foreign input with what a fuzzer makes up
     Fuzz(fuzz::Args),
     /// Draw the manual's diagrams from their sources
@@ -85,6 +89,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(args) => bench::run(args),
         Task::Chaos(args) => chaos::run(args),
         Task::Deny(args) => deny::run(args),
+        Task::Soak(args) => soak::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Diagrams => diagrams::run(),
         Task::Docs => docs::run(),

@@ -100,8 +100,8 @@ CREATE TABLE outbox_runners (
 ) WITH (fillfactor = 50);
 
 -- The doorbell: until when the runner of a lane sleeps. Who writes a message to a lane whose runner
--- sleeps also sends NOTIFY outbox, '<oid of this table>/<lane>'; while runners are awake, nobody does, since PostgreSQL lets only one
--- transaction at a time commit with a notification.
+-- sleeps also sends NOTIFY outbox, '<oid of this table>/<lane>'; while runners are awake, nobody does, since
+-- PostgreSQL lets only one transaction at a time commit with a notification.
 CREATE TABLE outbox_doorbell (
     lane smallint PRIMARY KEY CHECK (lane BETWEEN 0 AND 15),
     asleep_until timestamptz NOT NULL DEFAULT '-infinity'

@@ -24,6 +24,8 @@ struct Args {
     grace_ms: u64,
     #[arg(long)]
     message_timeout_ms: u64,
+    #[arg(long)]
+    batch_size: usize,
     /// Delivers exactly once, in the name of this outbox.
     #[arg(long)]
     exactly_once: Option<String>,
@@ -70,9 +72,8 @@ async fn run(args: &Args, store: impl Store, sink: impl Sink) -> Result<()> {
         .name(&args.name)
         .lease(Duration::from_millis(args.lease_ms))
         .grace(Duration::from_millis(args.grace_ms))
-        // Many small batches, so that some are in flight whenever it is killed.
-        .batch_size(40)
-        .max_in_flight(400)
+        .batch_size(args.batch_size)
+        .max_in_flight(10 * args.batch_size)
         .poll_interval(Duration::from_millis(50))
         .build()?;
     let report = runner.run_until_signal().await?;

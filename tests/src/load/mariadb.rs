@@ -39,7 +39,7 @@ impl Writer for MysqlConnection {
         Ok(row.count)
     }
 
-    fn serializable(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn serializable<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.batch_execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")?;
         self.transaction(work)
     }

@@ -1,7 +1,7 @@
 //! Writers on PostgreSQL.
 
 use anyhow::Result;
-use diesel::sql_types::{BigInt, Binary, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text, Uuid as SqlUuid};
 use diesel::{
     Connection as _, PgConnection, QueryResult, QueryableByName, RunQueryDsl as _, sql_query,
 };
@@ -33,7 +33,7 @@ impl Writer for PgConnection {
         Ok(row.count)
     }
 
-    fn serializable(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn serializable<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.build_transaction().serializable().run(work)
     }
 
@@ -69,6 +69,26 @@ impl Writer for PgConnection {
             .bind::<Nullable<Binary>, _>(message.payload())
             .execute(self)
             .map(drop)
+    }
+
+    fn record_all(&mut self, messages: &[Message], first: i64) -> QueryResult<()> {
+        let ids: Vec<_> = messages.iter().map(Message::id).collect();
+        let keys: Vec<_> = messages
+            .iter()
+            .map(|message| message.key().map(String::from_utf8_lossy))
+            .collect();
+        let payloads: Vec<_> = messages.iter().map(Message::payload).collect();
+        sql_query(
+            "INSERT INTO written \
+             SELECT id, key, $4 + position - 1, payload \
+             FROM unnest($1, $2, $3) WITH ORDINALITY AS message (id, key, payload, position)",
+        )
+        .bind::<Array<SqlUuid>, _>(ids)
+        .bind::<Array<Nullable<Text>>, _>(keys)
+        .bind::<Array<Nullable<Binary>>, _>(payloads)
+        .bind::<BigInt, _>(first)
+        .execute(self)
+        .map(drop)
     }
 
     fn committed(&mut self) -> Result<Vec<Committed>> {

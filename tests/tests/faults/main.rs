@@ -17,6 +17,7 @@ mod outages;
 mod pgbouncer;
 mod pool;
 mod runners;
+mod soak;
 mod versions;
 
 use outbox_tests::rig;

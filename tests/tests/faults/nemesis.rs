@@ -34,8 +34,20 @@ use crate::rig::{Rig, RunnerProcess, Settings, wait_until};
 /// Of a run without `OUTBOX_TEST_MINUTES`.
 const ROUNDS: usize = 8;
 
-const MESSAGE_TIMEOUT: Duration = Duration::from_millis(1_000);
-const LEASE: Duration = Duration::from_millis(3_100);
+/// How long leases and messages may take, and how many messages are read at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub(crate) lease: Duration,
+    pub(crate) message_timeout: Duration,
+    pub(crate) batch_size: usize,
+}
+
+/// Much happens in a short time.
+const HASTY: Pace = Pace {
+    lease: Duration::from_millis(3_100),
+    message_timeout: Duration::from_millis(1_000),
+    batch_size: 40,
+};
 
 /// How long what was begun in a round lasts, at most: longer than leases and time-outs.
 const LONGEST: Duration = Duration::from_millis(4_500);
@@ -48,7 +60,7 @@ const TOO_LARGE: usize = 2 << 20;
 /// Something that goes wrong, in the order in which it is healed. In one round there is at most one of
 /// each [kind](Fault::kind).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fault {
+pub(crate) enum Fault {
     DatabaseIsKilled,
     DatabaseStopsAtOnce,
     DatabaseEndsConnections,
@@ -70,7 +82,7 @@ enum Fault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Network {
+pub(crate) enum Network {
     IsSlow,
     Resets,
     IsDown,
@@ -90,7 +102,7 @@ const NETWORK: [Network; 6] = [
 
 /// What a fault concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Database,
     Brokers,
     DatabaseNetwork,
@@ -102,7 +114,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Database,
         Self::Brokers,
         Self::DatabaseNetwork,
@@ -114,7 +126,7 @@ impl Kind {
     ];
 
     /// One of this kind.
-    fn fault(self, rng: &mut fastrand::Rng) -> Fault {
+    pub(crate) fn fault(self, rng: &mut fastrand::Rng) -> Fault {
         let network = NETWORK[rng.usize(..NETWORK.len())];
         let faults: &[Fault] = match self {
             Self::Database => &[
@@ -167,20 +179,21 @@ struct Wounds {
     poison: Option<Uuid>,
 }
 
-struct World {
+pub(crate) struct World {
     /// The first to be dropped: it shows what the runners said, before they miss their servers.
-    rig: Rig,
+    pub(crate) rig: Rig,
     server: servers::Postgres,
     brokers: Brokers,
     to_database: Proxy,
     to_brokers: Vec<Proxy>,
     exactly_once: Option<String>,
-    runners: Vec<RunnerProcess>,
+    pace: Pace,
+    pub(crate) runners: Vec<RunnerProcess>,
     wounds: Wounds,
 }
 
 impl World {
-    fn new(promise: Promise) -> Result<Self> {
+    pub(crate) fn new(promise: Promise, pace: Pace) -> Result<Self> {
         let server = servers::Postgres::start(&[])?;
         let mut to_brokers = Vec::new();
         let mut proxy_to = |port: u16| -> Result<u16> {
@@ -208,6 +221,7 @@ impl World {
             rig,
             exactly_once: (promise == Promise::ExactlyOnce)
                 .then(|| Uuid::new_v4().simple().to_string()),
+            pace,
             runners: Vec::new(),
             wounds: Wounds::default(),
         };
@@ -224,8 +238,9 @@ impl World {
         let mut settings = self.rig.runner();
         settings.database = self.rig.database.url_via(self.to_database.address())?;
         settings.brokers = brokers.join(",");
-        settings.message_timeout = MESSAGE_TIMEOUT;
-        settings.lease = LEASE;
+        settings.message_timeout = self.pace.message_timeout;
+        settings.lease = self.pace.lease;
+        settings.batch_size = self.pace.batch_size;
         settings.exactly_once = self.exactly_once.clone();
         Ok(settings)
     }
@@ -233,6 +248,25 @@ impl World {
     fn some_runner(&mut self) -> RunnerProcess {
         let unlucky = self.rig.rng.usize(..self.runners.len());
         self.runners.swap_remove(unlucky)
+    }
+
+    /// Lets all of these go wrong, heals them, and waits until messages arrive again.
+    pub(crate) fn suffer(&mut self, faults: &[Fault]) -> Result<()> {
+        let delivered = self.rig.topic.count()?;
+        for &fault in faults {
+            self.begin(fault).with_context(|| fault.to_string())?;
+        }
+        // How long it lasts, not a wait for something.
+        thread::sleep(self.rig.up_to(LONGEST));
+        for &fault in faults {
+            self.end(fault).with_context(|| fault.to_string())?;
+        }
+        // A broker that is coming back may not know the topic for a while.
+        wait_until("messages arrive again", || {
+            let count = self.rig.topic.count();
+            Ok(count.is_ok_and(|count| count > delivered))
+        })
+        .with_context(|| format!("after {faults:?}"))
     }
 
     fn begin(&mut self, fault: Fault) -> Result<()> {
@@ -476,7 +510,7 @@ fn survive(promise: Promise) -> Result<()> {
         }
         Err(_) => None,
     };
-    let mut world = World::new(promise)?;
+    let mut world = World::new(promise, HASTY)?;
     let mut load = world.rig.load();
     // Enough for each lane.
     load.keys = 64;
@@ -490,24 +524,12 @@ fn survive(promise: Promise) -> Result<()> {
     let mut round = 0;
     while goes_on(round) {
         round += 1;
-        let delivered = world.rig.topic.count()?;
         let faults = world.choose();
         println!("{:?}: {faults:?}", begin.elapsed());
-        for &fault in &faults {
-            world.begin(fault).with_context(|| fault.to_string())?;
+        world.suffer(&faults)?;
+        for fault in faults {
             *counts.entry(fault).or_default() += 1;
         }
-        // How long it lasts, not a wait for something.
-        thread::sleep(world.rig.up_to(LONGEST));
-        for &fault in &faults {
-            world.end(fault).with_context(|| fault.to_string())?;
-        }
-        // A broker that is coming back may not know the topic for a while.
-        wait_until("messages arrive again", || {
-            let count = world.rig.topic.count();
-            Ok(count.is_ok_and(|count| count > delivered))
-        })
-        .with_context(|| format!("after {faults:?}"))?;
     }
     let lasted = begin.elapsed();
     let written = writers.stop()?;

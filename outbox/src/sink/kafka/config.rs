@@ -101,9 +101,10 @@ impl KafkaSinkBuilder {
     /// the order of its key, whatever crashes. By default messages are delivered at least once.
     ///
     /// `name` names the outbox among all that write to this cluster, for good: two outboxes may not
-    /// share one, and a runner that finds another outbox's ledger stops. Its transactional ids are `outbox.NAME.0` to `outbox.NAME.15`; what was committed is
-    /// noted in the topic `outbox.NAME.ledger`, which is made if it is not there: compacted, with 16
-    /// partitions. On a cluster with ACLs the runner needs WRITE and DESCRIBE on both, and READ on the
+    /// share one, and a runner that finds another outbox's ledger stops. Its transactional ids are
+    /// `outbox.NAME.0` to `outbox.NAME.15`; what was committed is noted in the topic `outbox.NAME.ledger`,
+    /// which is made if it is not there: compacted, with 16 partitions. On a cluster with ACLs the runner
+    /// needs WRITE and DESCRIBE on both, and READ on the
     /// ledger, and CREATE unless the ledger is there.
     ///
     /// It costs a transaction for each batch of a lane: some milliseconds of latency, and a producer a
