@@ -35,7 +35,8 @@ fn what_was_acknowledged_and_not_settled_is_sent_again_with_the_same_id() -> Res
         Ok(())
     })?;
     let mut first = rig.runner().start()?;
-    wait_until("all was acknowledged", || Ok(rig.topic.count()? == COUNT))?;
+    // It sends them again, too, when its lease is over.
+    wait_until("all was acknowledged", || Ok(rig.topic.count()? >= COUNT))?;
     first.kill()?;
 
     rig.database.plain_sql("DROP TRIGGER refuse ON outbox")?;
@@ -43,7 +44,7 @@ fn what_was_acknowledged_and_not_settled_is_sent_again_with_the_same_id() -> Res
     rig.drain()?;
     second.terminate()?;
     let verdict = rig.judge(Promise::AtLeastOnce)?;
-    assert_eq!(verdict.duplicates as i64, COUNT);
+    assert!(verdict.duplicates as i64 >= COUNT, "{verdict}");
     Ok(())
 }
 
