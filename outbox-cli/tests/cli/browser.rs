@@ -257,6 +257,8 @@ fn an_operator_needs_a_token_and_no_mouse() -> Result<()> {
             page.press(Key::Tab).await?;
             page.type_in("alice").await?;
             page.press(Key::Enter).await?;
+            page.wait_until("!document.getElementById('ask').open")
+                .await?;
             page.wait_until(&format!(
                 "document.getElementById('state').textContent === '{state}'"
             ))
@@ -284,6 +286,8 @@ fn an_operator_needs_a_token_and_no_mouse() -> Result<()> {
 
         page.tab_to("Skip message 1").await?;
         page.press(Key::Enter).await?;
+        page.wait_until("document.getElementById('ask').open")
+            .await?;
         page.type_in("no such order").await?;
         page.press(Key::Enter).await?;
         page.wait_until("document.getElementById('keys').hidden")
