@@ -225,7 +225,10 @@ mod tests {
                 .replace("{event_type}", &event_type);
             match parse(&text) {
                 Ok(template) => prop_assert_eq!(template.fill(&message), Ok(filled)),
-                Err(_) => prop_assert!(filled.contains(['{', '}'])),
+                Err(error) => {
+                    let has_braces = filled.contains(['{', '}']);
+                    prop_assert!(has_braces, "{}", error);
+                }
             }
         }
     }
