@@ -7,6 +7,10 @@
 //! a sink may; runners are killed or stand still at any point at which they wait, and transactions commit
 //! late. Then all is well, and whatever was committed has to arrive, as `history` judges it.
 //!
+//! One thing is seldom late, since the order is not always kept then: a statement that parks a message which can't
+//! ever be sent, while messages of its key before it are in flight. If its runner ends then, the next one may try it
+//! again, in case somebody has made it good, before it has read those.
+//!
 //! That the worlds are hard enough is shown by flaws: a store or a sink that has one of them is found out.
 //!
 //! A failure tells its seed. `OUTBOX_TEST_SEED=17 cargo test --package outbox-tests --test simulation -- \
