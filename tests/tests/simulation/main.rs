@@ -43,6 +43,9 @@ const SCHEDULES: u64 = 1000;
 /// After so many worlds a flaw must have been found.
 const UNTIL_FOUND: u64 = 1000;
 
+/// In how many worlds parking is late. Without what is done about it, world 126 is out of order.
+const PARKED_LATE: u64 = 200;
+
 #[test]
 fn at_least_once_nothing_is_lost_or_passed() -> Result<()> {
     explore(Mode::AtLeastOnce)
@@ -56,6 +59,17 @@ fn at_least_once_zombies_repeat_and_nothing_more() -> Result<()> {
 #[test]
 fn exactly_once_nothing_is_repeated_either() -> Result<()> {
     explore(Mode::ExactlyOnce)
+}
+
+/// Seconds after it was given up and repeated, a statement would park once more what has come back since, and others
+/// of its key would pass it.
+#[test]
+fn what_is_parked_late_is_passed_by_nothing() -> Result<()> {
+    for seed in 0..PARKED_LATE {
+        simulate(seed, Mode::AtLeastOnce, Flaw::ParksLate)
+            .with_context(|| format!("seed {seed}"))?;
+    }
+    Ok(())
 }
 
 /// Seeds that found something that has been repaired since.

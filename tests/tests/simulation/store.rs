@@ -291,9 +291,10 @@ impl Store for FaultyStore {
         messages: &[Parking],
     ) -> Result<Vec<Lease>, StoreError> {
         let (leases, messages) = (leases.to_vec(), messages.to_vec());
-        // Of what queues up behind another one much is late: it would be the worst, when it has come back since.
-        let queues_up = messages.iter().all(|parking| parking.refusal.is_none());
-        let late = if queues_up { 300 } else { 10 };
+        let late = match self.database.flaw {
+            Flaw::ParksLate => 300,
+            _ => 10,
+        };
         self.call_or_late(late, move |database, runner| async move {
             Self::unfenced(&database, runner, &leases, |runner, leases| {
                 let (outbox, messages) = (database.outbox.clone(), messages.clone());
