@@ -3,9 +3,8 @@
 /// The text without passwords of URLs (`scheme://user:PASSWORD@host`), tokens of NATS (`nats://TOKEN@host`) and
 /// passwords of connection strings (`password=PASSWORD`).
 pub(crate) fn redact(text: &str) -> String {
-    text.split_inclusive(char::is_whitespace)
-        .map(|word| redact_pair(&redact_url(word)))
-        .collect()
+    let words = text.split_inclusive(char::is_whitespace);
+    redact_pairs(&words.map(redact_url).collect::<String>())
 }
 
 fn redact_url(word: &str) -> String {
@@ -23,19 +22,60 @@ fn redact_url(word: &str) -> String {
     redacted().unwrap_or_else(|| word.to_owned())
 }
 
-fn redact_pair(word: &str) -> String {
-    const NAME: &str = "password=";
-    let redacted = || {
-        let end = word.to_ascii_lowercase().find(NAME)? + NAME.len();
-        let white = word.get(word.trim_end().len()..)?;
-        Some(format!("{}***{white}", word.get(..end)?))
+/// Values may stand in quotes, with white space in them, and white space may stand beside the sign.
+fn redact_pairs(text: &str) -> String {
+    const NAME: &str = "password";
+    let mut redacted = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.to_ascii_lowercase().find(NAME) {
+        let (before, after) = rest.split_at(at + NAME.len());
+        redacted.push_str(before);
+        rest = after;
+        if let Some(value) = after.trim_start().strip_prefix('=').map(str::trim_start) {
+            redacted.push_str(&after[..after.len() - value.len()]);
+            redacted.push_str("***");
+            rest = behind(value);
+        }
+    }
+    redacted.push_str(rest);
+    redacted
+}
+
+/// What comes behind a value: in a quoted one, a backslash takes the meaning from a quote.
+fn behind(value: &str) -> &str {
+    let end = match value.strip_prefix('\'') {
+        None => value.find(char::is_whitespace),
+        Some(quoted) => {
+            let mut is_escaped = false;
+            let closing = quoted.find(|c| {
+                let closes = c == '\'' && !is_escaped;
+                is_escaped = c == '\\' && !is_escaped;
+                closes
+            });
+            closing.map(|at| at + 2)
+        }
     };
-    redacted().unwrap_or_else(|| word.to_owned())
+    end.map_or("", |end| &value[end..])
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::redact;
+
+    proptest! {
+        /// By the rules of connection strings.
+        #[test]
+        fn no_password_of_a_connection_string_is_told(
+            before in "[a-z '=]{0,10}", space in "[ \t]{0,2}", password in r"([a-z '\\=]|.){0,10}", after in "[a-z =]{0,10}"
+        ) {
+            let canary = "CANARY5317";
+            let quoted = format!("{password}{canary}").replace('\\', r"\\").replace('\'', r"\'");
+            let text = redact(&format!("{before} password{space}={space}'{quoted}' {after}"));
+            prop_assert!(!text.contains(canary), "{}", text);
+        }
+    }
 
     #[test]
     fn passwords_are_taken_out() {
@@ -51,6 +91,10 @@ mod tests {
             ("tls://u:canary@h", "tls://u:***@h"),
             ("password=canary host=h", "password=*** host=h"),
             ("sasl.password=canary", "sasl.password=***"),
+            ("Password = canary host=h", "Password = *** host=h"),
+            (r"password='can a\'ry' host=h", "password=*** host=h"),
+            ("password='canary", "password=***"),
+            ("the password is wrong", "the password is wrong"),
         ] {
             assert_eq!(redact(text), expected);
         }

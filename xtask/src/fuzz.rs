@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The packages's folder, from the root of the repository.
+/// The package's folder, from the root of the repository.
 const FOLDER: &str = "fuzz";
 
 #[derive(Debug, clap::Args)]
@@ -42,11 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn fuzz(steps: &mut Steps, targets: &[String], minutes: u32) -> Result<()> {
-    // Both do nothing when it is there.
-    steps.run("nightly", || {
-        let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
-        succeed(rustup(&install)?)
-    })?;
+    steps.run("nightly", nightly)?;
+    // Does nothing when it is there.
     steps.run("cargo-fuzz", || {
         succeed(cargo(["install", "cargo-fuzz", "--locked"]))
     })?;
@@ -65,6 +62,15 @@ fn fuzz(steps: &mut Steps, targets: &[String], minutes: u32) -> Result<()> {
         steps.run(target, || succeed(run))?;
     }
     Ok(())
+}
+
+/// Installs a nightly compiler where there is none, and leaves one as old as it is.
+fn nightly() -> Result<()> {
+    if process::run(rustup(&["run", "nightly", "cargo", "--version"])?)?.success() {
+        return Ok(());
+    }
+    let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
+    succeed(rustup(&install)?)
 }
 
 /// The names of the targets, which are those of their files.

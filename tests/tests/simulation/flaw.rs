@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
+    /// The store parks late, again and again. That is none: it must be borne.
+    ParksLate,
     /// The store lets a runner change messages of lanes that it lost.
     HasNoFence,
     /// The store lets several runners own a lane.

@@ -113,6 +113,16 @@ impl FaultyStore {
         F: FnOnce(Database, RunnerId) -> Fut,
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
+        self.call_or_late(10, operation).await
+    }
+
+    /// The same, with what is done too late so often in a thousand times.
+    async fn call_or_late<T, F, Fut>(&self, late: u32, operation: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Database, RunnerId) -> Fut,
+        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let chance = &self.database.chance;
         let operation = operation(self.database.clone(), self.runner.clone());
         if chance.strikes(Fault::StoreFails, 20) {
@@ -126,7 +136,7 @@ impl FaultyStore {
         } else {
             self.network().await;
         }
-        let answer = if chance.strikes(Fault::StoreIsLate, 10) {
+        let answer = if chance.strikes(Fault::StoreIsLate, late) {
             let time = chance.millis(100..5000);
             let late = tokio::spawn(async move {
                 tokio::time::sleep(time).await;
@@ -281,7 +291,11 @@ impl Store for FaultyStore {
         messages: &[Parking],
     ) -> Result<Vec<Lease>, StoreError> {
         let (leases, messages) = (leases.to_vec(), messages.to_vec());
-        self.call(move |database, runner| async move {
+        let late = match self.database.flaw {
+            Flaw::ParksLate => 300,
+            _ => 10,
+        };
+        self.call_or_late(late, move |database, runner| async move {
             Self::unfenced(&database, runner, &leases, |runner, leases| {
                 let (outbox, messages) = (database.outbox.clone(), messages.clone());
                 async move { outbox.park(&runner, &leases, &messages).await }
