@@ -77,15 +77,16 @@ pub(super) enum Hold {
     /// The outcome of one of its messages is bad or unknown: what was sent of it up to this batch
     /// must be known before it is sent again.
     Until(u64),
+    /// A message that can never be sent comes next. It is parked when what was sent before it, up to this batch, is
+    /// known: or a successor could find it parked, and try it before the others. What is delivered of these
+    /// counts.
+    Before(u64),
     /// It stands in the table of parked messages, and what is read of it goes there.
     Parked {
         /// What was sent of it up to this batch must be known before it is tried again.
         since: u64,
         /// Its first message is being sent.
         retrying: bool,
-        /// What is in flight of it stands before what was parked, so what is delivered of that counts.
-        /// After a refusal by the sink it stands behind, and follows once more.
-        before: bool,
     },
     /// It was parked until now; the next read finds all of its messages.
     Released,
@@ -135,7 +136,6 @@ impl Tracker {
             let hold = Hold::Parked {
                 since: 0,
                 retrying: false,
-                before: false,
             };
             if let Some(key) = parked.ordering_key().fingerprint() {
                 let lane = parked.lane;
@@ -317,7 +317,7 @@ impl Tracker {
         let finished = state.finished;
         state.held.retain(|_, held| match held.hold {
             Hold::Until(batch) => batch > finished,
-            Hold::Parked { .. } => true,
+            Hold::Before(_) | Hold::Parked { .. } => true,
             Hold::Released => false,
         });
         let readable = state.lanes.values().filter(|lane| state.can_read(lane));
@@ -339,7 +339,7 @@ impl Tracker {
             to_send: Vec::with_capacity(read.len()),
             ..Admitted::default()
         };
-        let mut defective_keys = Vec::new();
+        let mut before_defects = Vec::new();
         for stored in read {
             let Some(lane) = state.lanes.get(&stored.position.lane) else {
                 continue;
@@ -350,20 +350,36 @@ impl Tracker {
             if !admitted.leases.contains(&lane.lease) {
                 admitted.leases.push(lane.lease);
             }
+            // Whether anything of its key may be in flight, or in this very batch.
+            let mut is_behind = !admitted.to_send.is_empty() || state.admitted > state.finished;
             // The key is only looked at when there is anything to compare it with.
             if !state.held.is_empty()
                 && let Some(key) = stored.message.ordering_key().fingerprint()
                 && let Some(held) = state.held.get(&key)
             {
-                if matches!(held.hold, Hold::Parked { .. }) {
-                    admitted.to_park.push(stored);
+                match held.hold {
+                    Hold::Before(batch) if batch <= state.finished => {
+                        state.held.remove(&key);
+                        is_behind = false;
+                    }
+                    Hold::Parked { .. } => {
+                        admitted.to_park.push(stored);
+                        continue;
+                    }
+                    _ => continue,
                 }
-                continue;
             }
             if stored.defect.is_some() {
-                if let Some(key) = stored.message.ordering_key().fingerprint() {
-                    state.park_key(stored.position.lane, key, true);
-                    defective_keys.push(key);
+                let lane = stored.position.lane;
+                match stored.message.ordering_key().fingerprint() {
+                    Some(key) if is_behind => {
+                        let hold = Hold::Before(u64::MAX);
+                        state.held.insert(key, Held { lane, hold });
+                        before_defects.push(key);
+                        continue;
+                    }
+                    Some(key) => state.park_key(lane, key),
+                    None => {}
                 }
                 admitted.defective.push(stored);
                 continue;
@@ -375,11 +391,9 @@ impl Tracker {
             state.admitted += 1;
         }
         admitted.number = state.admitted;
-        // What stands before the defect may be in this very batch.
-        for key in defective_keys {
-            let held = state.held.get_mut(&key).map(|held| &mut held.hold);
-            if let Some(Hold::Parked { since, .. }) = held {
-                *since = admitted.number;
+        for key in before_defects {
+            if let Some(held) = state.held.get_mut(&key) {
+                held.hold = Hold::Before(admitted.number);
             }
         }
         Some(admitted)
@@ -499,14 +513,14 @@ impl Tracker {
         let hold = Hold::Until(state.admitted);
         let held = state.held.entry(key).or_insert(Held { lane, hold });
         // What is delivered of it from now on has passed the failure.
-        if let Hold::Parked { before, .. } = &mut held.hold {
-            *before = false;
+        if let Hold::Before(_) = held.hold {
+            held.hold = hold;
         }
     }
 
     /// Holds a key because it is parked.
     pub(super) fn hold_parked(&self, lane: i16, key: u64) {
-        self.lock().park_key(lane, key, false);
+        self.lock().park_key(lane, key);
     }
 
     /// Whether anything may be parked.
@@ -606,7 +620,7 @@ impl Lane {
 impl State {
     /// Whether what is sent of a key now would pass something.
     fn passes(&self, key: u64) -> bool {
-        let before = |held: &Held| matches!(held.hold, Hold::Parked { before: true, .. });
+        let before = |held: &Held| matches!(held.hold, Hold::Before(_));
         self.held.get(&key).is_some_and(|held| !before(held))
     }
 
@@ -622,11 +636,10 @@ impl State {
             && lane.batch.is_none()
     }
 
-    fn park_key(&mut self, lane: i16, key: u64, before: bool) {
+    fn park_key(&mut self, lane: i16, key: u64) {
         let hold = Hold::Parked {
             since: self.admitted,
             retrying: false,
-            before,
         };
         self.held.insert(key, Held { lane, hold });
     }
@@ -645,13 +658,10 @@ impl State {
         let hold = Hold::Parked {
             since: self.admitted,
             retrying: false,
-            before: false,
         };
         let held = self.held.entry(key).or_insert(Held { lane, hold });
         match &mut held.hold {
-            Hold::Parked {
-                since, retrying, ..
-            } if *since <= self.finished && !*retrying => {
+            Hold::Parked { since, retrying } if *since <= self.finished && !*retrying => {
                 *retrying = true;
                 true
             }
@@ -694,6 +704,13 @@ mod tests {
 
     fn key(stored: &StoredMessage) -> u64 {
         stored.message.ordering_key().fingerprint().unwrap()
+    }
+
+    fn defective(id: i64, key: &str) -> StoredMessage {
+        StoredMessage {
+            defect: Some("headers".into()),
+            ..stored(id, key)
+        }
     }
 
     fn ids<'a>(messages: impl IntoIterator<Item = &'a StoredMessage>) -> Vec<i64> {
@@ -888,23 +905,41 @@ mod tests {
     #[test]
     fn defective_messages_are_set_aside_with_what_follows_of_their_key() {
         let tracker = tracker();
-        let mut bad = stored(2, "bad");
-        bad.defect = Some("headers".into());
-        let admitted = read(
-            &tracker,
-            &[stored(1, "bad"), bad, stored(3, "bad"), stored(4, "ok")],
+        let bad = defective(2, "bad");
+        let table = [stored(1, "bad"), bad, stored(3, "bad"), stored(4, "ok")];
+        let first = read(&tracker, &table);
+        assert_eq!(ids(&first.to_send), [1, 4]);
+        // Not before it is known what became of the one before, also while others are in flight.
+        assert_eq!(
+            (ids(&first.defective), ids(&first.to_park)),
+            (vec![], vec![])
         );
-        assert_eq!(ids(&admitted.to_send), [1, 4]);
-        assert_eq!(ids(&admitted.defective), [2]);
-        assert_eq!(ids(&admitted.to_park), [3]);
-        // Later ones too, also while what stands before it is in flight.
-        let later = read(&tracker, &[stored(5, "bad")]);
-        assert_eq!(ids(&later.to_park), [5]);
-        let due = DueMessage {
-            stored: stored(2, "bad"),
-            attempts: 1,
-        };
-        assert_eq!(tracker.admit_due(vec![due]), None);
+        let second = read(
+            &tracker,
+            &[table[1].clone(), table[2].clone(), stored(5, "ok")],
+        );
+        assert_eq!(ids(&second.to_send), [5]);
+        assert_eq!(
+            (ids(&second.defective), ids(&second.to_park)),
+            (vec![], vec![])
+        );
+        tracker.finish(first.number, &first.to_send);
+        let third = read(&tracker, &table[1..3]);
+        assert_eq!(
+            (ids(&third.defective), ids(&third.to_park)),
+            (vec![2], vec![3])
+        );
+        let later = read(&tracker, &[stored(6, "bad")]);
+        assert_eq!(ids(&later.to_park), [6]);
+    }
+
+    #[test]
+    fn a_defective_message_that_was_mended_in_time_is_sent_in_its_turn() {
+        let tracker = tracker();
+        let first = read(&tracker, &[stored(1, "a"), defective(2, "a")]);
+        tracker.finish(first.number, &first.to_send);
+        let second = read(&tracker, &[stored(2, "a"), stored(3, "a")]);
+        assert_eq!(ids(&second.to_send), [2, 3]);
     }
 
     #[test]
@@ -926,17 +961,19 @@ mod tests {
     fn what_was_sent_before_a_defective_message_counts() {
         let tracker = tracker();
         let good = stored(1, "a");
-        let mut bad = stored(2, "a");
-        bad.defect = Some("headers".into());
-        let first = read(&tracker, &[good.clone(), bad]);
-        assert_eq!(
-            (ids(&first.to_send), ids(&first.defective)),
-            (vec![1], vec![2])
-        );
+        let bad = defective(2, "a");
+        let first = read(&tracker, &[good.clone(), bad.clone()]);
+        assert_eq!(ids(&first.to_send), [1]);
         assert!(!tracker.is_held(key(&good)));
-        // But not behind a failure.
+        // But not behind a failure, after which all of it is read again.
         tracker.hold_until_known(0, key(&good));
         assert!(tracker.is_held(key(&good)));
+        tracker.finish(first.number, &first.to_send);
+        let second = read(&tracker, &[good, bad]);
+        assert_eq!(
+            (ids(&second.to_send), ids(&second.defective)),
+            (vec![1], vec![])
+        );
     }
 
     #[test]
