@@ -103,7 +103,10 @@ impl Disk {
     ///
     /// When the operating system refuses to.
     pub fn clear(&self) -> Result<()> {
-        fs::remove_file(self.ballast()).context("the disk can't be cleared")
+        // Emptied before it is removed: a process that somebody is starting holds it a moment longer.
+        File::create(self.ballast())
+            .and_then(|_| fs::remove_file(self.ballast()))
+            .context("the disk can't be cleared")
     }
 
     fn ballast(&self) -> PathBuf {
