@@ -132,7 +132,7 @@ async fn one_broker_that_is_away_holds_up_its_own_topics_alone() -> Result<()> {
     assert_eq!(lost.kind(), SinkErrorKind::Rejected);
     assert!(lost.to_string().contains("\"returns\""), "{lost}");
 
-    rabbitmq.kill()?;
+    rabbitmq.stop()?;
     let unwell = probe.check().await.unwrap_err().to_string();
     assert!(
         unwell.contains("orders.*") && !unwell.contains("invoices"),

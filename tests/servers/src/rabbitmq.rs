@@ -134,6 +134,18 @@ impl RabbitMq {
         }
     }
 
+    /// Stops it in good order: it keeps what it knows, also a queue that was declared just now.
+    ///
+    /// # Errors
+    ///
+    /// When it lives on.
+    pub fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.stop(Signal::TERM, STOP).context("RabbitMQ"),
+            None => Ok(()),
+        }
+    }
+
     /// Kills it, as a crash.
     ///
     /// # Errors
@@ -160,10 +172,8 @@ impl RabbitMq {
 
 impl Drop for RabbitMq {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take()
-            && let Err(error) = process.stop(Signal::TERM, STOP)
-        {
-            eprintln!("RabbitMQ: {error:#}");
+        if let Err(error) = self.stop() {
+            eprintln!("{error:#}");
         }
     }
 }
