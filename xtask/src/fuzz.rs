@@ -1,14 +1,11 @@
 //! `cargo xtask fuzz`: whatever parses foreign input gets what a fuzzer makes up.
 
-use crate::cargo::{cargo, succeed};
+use crate::cargo::{cargo, cargo_of, succeed};
 use crate::prerequisites::{self, Need};
 use crate::steps::Steps;
 use anyhow::{Context, Result, bail};
-use outbox_test_servers::process::{self, Orphaned};
-use outbox_test_servers::program;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// The package's folder, from the root of the repository.
 const FOLDER: &str = "fuzz";
@@ -42,7 +39,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn fuzz(steps: &mut Steps, targets: &[String], minutes: u32) -> Result<()> {
-    steps.run("nightly", nightly)?;
     // Does nothing when it is there.
     steps.run("cargo-fuzz", || {
         succeed(cargo(["install", "cargo-fuzz", "--locked"]))
@@ -53,7 +49,8 @@ fn fuzz(steps: &mut Steps, targets: &[String], minutes: u32) -> Result<()> {
         let corpus = folder.join("corpus").join(target);
         fs::create_dir_all(&corpus).context("cannot create a directory")?;
         let seeds = folder.join("seeds").join(target);
-        let mut run = rustup(&["run", "nightly", "cargo", "fuzz", "run", target])?;
+        // A fuzzer needs a nightly compiler.
+        let mut run = cargo_of("nightly", ["fuzz", "run", target])?;
         run.arg(corpus).args(seeds.is_dir().then_some(seeds));
         run.args([
             "--",
@@ -62,15 +59,6 @@ fn fuzz(steps: &mut Steps, targets: &[String], minutes: u32) -> Result<()> {
         steps.run(target, || succeed(run))?;
     }
     Ok(())
-}
-
-/// Installs a nightly compiler where there is none, and leaves one as old as it is.
-fn nightly() -> Result<()> {
-    if process::run(rustup(&["run", "nightly", "cargo", "--version"])?)?.success() {
-        return Ok(());
-    }
-    let install = ["toolchain", "install", "nightly", "--profile", "minimal"];
-    succeed(rustup(&install)?)
 }
 
 /// The names of the targets, which are those of their files.
@@ -82,13 +70,4 @@ fn targets() -> Result<Vec<String>> {
     let mut names: Vec<_> = files.flatten().filter_map(name).collect();
     names.sort();
     Ok(names)
-}
-
-/// A fuzzer needs a nightly compiler, which rustup keeps beside the others.
-fn rustup(arguments: &[&str]) -> Result<Command> {
-    let program = program::find("rustup")
-        .context("fuzzing needs a nightly compiler, and there is no rustup to provide it")?;
-    let mut command = process::command(program, Orphaned::Kill);
-    command.args(arguments);
-    Ok(command)
 }

@@ -923,6 +923,11 @@ mod tests {
             (ids(&second.defective), ids(&second.to_park)),
             (vec![], vec![])
         );
+        let due = DueMessage {
+            stored: stored(2, "bad"),
+            attempts: 1,
+        };
+        assert_eq!(tracker.admit_due(vec![due]), None);
         tracker.finish(first.number, &first.to_send);
         let third = read(&tracker, &table[1..3]);
         assert_eq!(

@@ -104,8 +104,7 @@ impl KafkaSinkBuilder {
     /// share one, and a runner that finds another outbox's ledger stops. Its transactional ids are
     /// `outbox.NAME.0` to `outbox.NAME.15`; what was committed is noted in the topic `outbox.NAME.ledger`,
     /// which is made if it is not there: compacted, with 16 partitions. On a cluster with ACLs the runner
-    /// needs WRITE and DESCRIBE on both, and READ on the
-    /// ledger, and CREATE unless the ledger is there.
+    /// needs WRITE and DESCRIBE on both, and READ on the ledger, and CREATE unless the ledger is there.
     ///
     /// It costs a transaction for each batch of a lane: some milliseconds of latency, and a producer a
     /// lane. It needs Kafka 2.5 or later, and [`PostgresStore`](crate::store::PostgresStore).
