@@ -107,6 +107,22 @@ pub trait Database: Sized + Sync {
         self.count("outbox_parked")
     }
 
+    /// How many messages wait and how many are parked, in one look: they move from one table to the other.
+    ///
+    /// # Errors
+    ///
+    /// When the statement fails.
+    fn left(&self) -> Result<(i64, i64)> {
+        let counts = self.counts(
+            "SELECT count FROM (SELECT 0 AS n, count(*) AS count FROM outbox \
+             UNION ALL SELECT 1, count(*) FROM outbox_parked) AS counted ORDER BY n",
+        )?;
+        match counts[..] {
+            [waiting, parked] => Ok((waiting, parked)),
+            _ => Err(anyhow!("{counts:?} in place of two counts")),
+        }
+    }
+
     /// How many messages are in the archive.
     ///
     /// # Errors
@@ -367,8 +383,11 @@ impl MariaDb {
         connection
             .run_pending_migrations(outbox::migrations::MYSQL)
             .map_err(|error| anyhow!(error))?;
+        // With the keys of writers in it: where they insert one and roll back, InnoDB gives those who waited
+        // for it the gap, and then each is in the other's way.
         connection.batch_execute(
-            "CREATE TABLE counters (name varchar(250) PRIMARY KEY, n bigint NOT NULL)",
+            "CREATE TABLE counters (name varchar(250) PRIMARY KEY, n bigint NOT NULL); \
+             INSERT INTO counters (name, n) SELECT concat('k', seq), 0 FROM seq_0_to_99",
         )?;
         Ok(self)
     }

@@ -137,10 +137,8 @@ impl<D: Database<Connection: Writer>> Rig<D> {
     /// When something still waits after [`LIMIT`].
     pub fn drain(&self) -> Result<()> {
         wait_until("all is settled", || {
-            // Messages move from one table to the other.
             let database = &self.database;
-            let left = (database.parked()?, database.waiting()?, database.parked()?);
-            Ok(!load::is_writing(database)? && left == (0, 0, 0))
+            Ok(!load::is_writing(database)? && database.left()? == (0, 0))
         })
     }
 

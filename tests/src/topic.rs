@@ -424,7 +424,7 @@ impl Topic {
     }
 
     /// All that consumers see, from the beginning to the end, where messages of transactions that were
-    /// not committed are not seen.
+    /// not committed are not seen. Those of transactions that are being committed are waited for.
     ///
     /// # Errors
     ///
@@ -443,6 +443,7 @@ impl Topic {
             assignment.add_partition_offset(&self.name, partition, Offset::Beginning)?;
         }
         consumer.assign(&assignment)?;
+        self.wait_for_transactions()?;
         let deadline = Instant::now() + TIMEOUT;
         let mut arrived = Vec::new();
         while !missing.is_empty() {
@@ -462,20 +463,45 @@ impl Topic {
         Ok(arrived)
     }
 
-    /// Where a partition ends. A broker that was just started, or has just got the partition, may refuse
-    /// to tell at first.
+    /// Waits until what is in the topic now belongs to no open transaction. A commit is confirmed when the
+    /// coordinator has taken note of it, which tells the partitions later (KIP-98); until then it ends for
+    /// consumers where the transaction began.
+    fn wait_for_transactions(&self) -> Result<()> {
+        let impatient: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("isolation.level", "read_uncommitted")
+            .create()?;
+        for partition in 0..self.partitions {
+            let end = self.end_for(&impatient, partition)?;
+            let deadline = Instant::now() + TIMEOUT;
+            while self.end(partition)? < end {
+                ensure!(
+                    Instant::now() < deadline,
+                    "a transaction is open in partition {partition} of {}",
+                    self.name
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a partition ends for those who read what is committed.
     fn end(&self, partition: i32) -> Result<i64> {
+        self.end_for(&self.consumer, partition)
+    }
+
+    /// A broker that was just started, or has just got the partition, may refuse to tell at first.
+    fn end_for(&self, consumer: &BaseConsumer, partition: i32) -> Result<i64> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let watermarks = self
-                .consumer
-                .fetch_watermarks(&self.name, partition, ANSWER);
+            let watermarks = consumer.fetch_watermarks(&self.name, partition, ANSWER);
             match watermarks {
                 Ok((_, end)) => return Ok(end),
                 Err(error) if Instant::now() > deadline => return Err(error.into()),
                 Err(_) => {
                     // Or it goes on believing what it was told while the broker started.
-                    let _ = self.consumer.fetch_metadata(Some(&self.name), ANSWER);
+                    let _ = consumer.fetch_metadata(Some(&self.name), ANSWER);
                     std::thread::sleep(Duration::from_millis(50));
                 }
             }

@@ -39,9 +39,8 @@ fn start(database: &Postgres, kafka: &Kafka, name: &str) -> Result<RunnerThread>
 fn wait_for(database: &Postgres, waiting: i64, parked: i64) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        // Messages move from one table to the other.
-        let now = (database.parked()?, database.waiting()?, database.parked()?);
-        if now == (parked, waiting, parked) {
+        let now = database.left()?;
+        if now == (waiting, parked) {
             return Ok(());
         }
         ensure!(

@@ -11,6 +11,7 @@ use outbox::sink::{KafkaSink, Sink as _};
 use outbox::store::{Position, StoredMessage};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
+use outbox_tests::rig::wait_until;
 use outbox_tests::topic::{Arrived, Kafka};
 use rdkafka::error::RDKafkaErrorCode;
 use uuid::Uuid;
@@ -26,14 +27,11 @@ fn start(database: &SqliteFile, bootstrap: &str) -> Result<RunnerThread> {
     Ok(runner.build()?.spawn()?)
 }
 
-/// Waits until so many messages wait in the table.
+/// Waits until so many messages wait in the table, and none is parked.
 fn wait_for_waiting(database: &impl Database, count: i64) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while database.waiting()? != count {
-        ensure!(Instant::now() < deadline, "{} wait", database.waiting()?);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+    wait_until("messages were sent, or refused", || {
+        Ok(database.left()? == (count, 0))
+    })
 }
 
 /// Of each key, the first time that each message arrived is in order: a consumer that passes over

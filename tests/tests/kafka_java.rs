@@ -165,7 +165,7 @@ fn deliver<D: Database>(topic: &Topic, sink: KafkaSink, isolation: &str) -> Resu
         .connect()?
         .transaction(|c| publish_all(c, published))?;
     let runner = Runner::builder(database.store()?, sink).build()?.spawn()?;
-    wait_until("all is settled", || Ok(database.waiting()? == 0))?;
+    wait_until("all is settled", || Ok(database.left()? == (0, 0)))?;
     let report = runner.stop()?;
     ensure!(report.delivered == messages.len() as u64, "{report}");
     let end = millis(SystemTime::now())?;

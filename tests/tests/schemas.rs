@@ -122,7 +122,7 @@ fn exactly_once_they_do_so_too() -> Result<()> {
         written.push((topic, ids));
     }
     for outbox in &outboxes {
-        wait_until("all is settled", || Ok(outbox.waiting()? == 0))?;
+        wait_until("all is settled", || Ok(outbox.left()? == (0, 0)))?;
     }
     for runner in runners {
         runner.stop()?;
@@ -399,7 +399,10 @@ fn two_outboxes_cannot_deliver_exactly_once_in_one_name() -> Result<()> {
             .transaction(|c| publish_all(c, messages))?;
     }
     let first = runner(SCHEMAS[0])?.spawn()?;
-    wait_until("the first one is done", || Ok(outboxes[0].waiting()? == 0))?;
+    wait_until(
+        "the first one is done",
+        || Ok(outboxes[0].left()? == (0, 0)),
+    )?;
     let second = runner(SCHEMAS[1])?.run_until(std::future::pending());
     let second = tokio::runtime::Runtime::new()?.block_on(second);
     let error = second.err().context("it must stop")?.to_string();
@@ -412,7 +415,10 @@ fn two_outboxes_cannot_deliver_exactly_once_in_one_name() -> Result<()> {
     outboxes[0]
         .connect()?
         .transaction(|c| publish_all(c, more))?;
-    wait_until("the first one goes on", || Ok(outboxes[0].waiting()? == 0))?;
+    wait_until(
+        "the first one goes on",
+        || Ok(outboxes[0].left()? == (0, 0)),
+    )?;
     first.stop()?;
     assert_eq!(topic.read_committed()?.len(), 400);
     Ok(())

@@ -622,7 +622,7 @@ fn metrics_and_traces_are_pushed_at_the_latest_at_the_end() -> Result<()> {
         .env("OUTBOX_DATABASE_URL", database.url());
     let mut running = Running::start(command)?;
     topic.wait_for(1)?;
-    wait(|| Ok((database.waiting()? == 0).then_some(())))?;
+    wait(|| Ok((database.left()? == (0, 0)).then_some(())))?;
     running.signal(Signal::TERM)?;
     assert_eq!(running.ended()?.code(), Some(0), "{}", running.log()?);
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -46,7 +46,7 @@ fn messages_arrive_and_a_signal_stops_in_good_order() -> Result<()> {
         command.args(["--completion", "archive", "--retention", "72h"]);
         let mut running = Running::start(command)?;
         topic.wait_for(100)?;
-        wait(|| Ok((database.waiting()? == 0).then_some(())))?;
+        wait(|| Ok((database.left()? == (0, 0)).then_some(())))?;
         running.signal(signal)?;
         assert_eq!(running.ended()?.code(), Some(0), "{}", running.log()?);
         assert_eq!(topic.read_committed()?.len(), 100);
@@ -79,7 +79,7 @@ fn some_topics_alone_are_published() -> Result<()> {
     let mut running = Running::start(command)?;
     topics[1].wait_for(1)?;
     topics[2].wait_for(1)?;
-    wait(|| Ok((database.waiting()? == 1).then_some(())))?;
+    wait(|| Ok((database.left()? == (1, 0)).then_some(())))?;
     // librdkafka's own words, which it keeps to itself unless it is asked for them.
     running.wait_for("facility=\"CONNECT\"")?;
     running.signal(Signal::TERM)?;
@@ -178,7 +178,7 @@ fn it_waits_for_its_servers() -> Result<()> {
     running.wait_for("\"started\"")?;
     kafka.set_down(false)?;
     topic.wait_for(10)?;
-    wait(|| Ok((database.waiting()? == 0).then_some(())))?;
+    wait(|| Ok((database.left()? == (0, 0)).then_some(())))?;
     running.signal(Signal::TERM)?;
     assert_eq!(running.ended()?.code(), Some(0));
     let log = running.log()?;

@@ -69,10 +69,7 @@ impl Site {
     fn deliver(&mut self, parked: i64, settings: impl Fn(&mut Command)) -> Result<()> {
         let arguments = ["run", "--poll-interval", "50ms", "--log-level", "trace"];
         let mut running = Running::start(self.command(&arguments, settings))?;
-        let delivered = wait(|| {
-            let left = (self.database.waiting()?, self.database.parked()?);
-            Ok((left == (0, parked)).then_some(()))
-        });
+        let delivered = wait(|| Ok((self.database.left()? == (0, parked)).then_some(())));
         delivered.with_context(|| running.log().unwrap_or_default())?;
         running.signal(Signal::TERM)?;
         let ended = running.ended()?.code();

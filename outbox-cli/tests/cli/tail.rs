@@ -37,7 +37,7 @@ fn deliver(database: &Postgres, kafka: &Kafka) -> Result<()> {
     command.args(["--delivery", "exactly-once", "--name", "tailed"]);
     command.env("DATABASE_URL", database.url());
     let mut running = Running::start(command)?;
-    wait(|| Ok((database.waiting()? == 0).then_some(())))?;
+    wait(|| Ok((database.left()? == (0, 0)).then_some(())))?;
     running.signal(Signal::TERM)?;
     assert_eq!(running.ended()?.code(), Some(0), "{}", running.log()?);
     Ok(())

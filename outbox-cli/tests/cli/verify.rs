@@ -55,7 +55,7 @@ impl Site {
             .args(settings)
             .env("DATABASE_URL", self.database.url());
         let mut running = Running::start(command)?;
-        wait(|| Ok((self.database.waiting()? == 0).then_some(())))?;
+        wait(|| Ok((self.database.left()? == (0, 0)).then_some(())))?;
         running.signal(Signal::TERM)?;
         assert_eq!(running.ended()?.code(), Some(0), "{}", running.log()?);
         Ok(())

@@ -82,9 +82,7 @@ pub fn write(database: &Postgres, messages: &[Message]) -> Result<()> {
 /// When they don't within a minute and a half.
 pub async fn until_left(database: &Postgres, waiting: i64, parked: i64) -> Result<()> {
     until("messages are left", || {
-        // Messages move from one table to the other.
-        let left = (database.parked()?, database.waiting()?, database.parked()?);
-        Ok(!load::is_writing(database)? && left == (parked, waiting, parked))
+        Ok(!load::is_writing(database)? && database.left()? == (waiting, parked))
     })
     .await
 }

@@ -97,9 +97,7 @@ impl Run {
         let runner = self.start(sink()?)?;
         wait_until("enough is written", || Ok(self.written()? >= self.count))?;
         writers.stop()?;
-        wait_until("all is settled", || {
-            Ok((self.database.waiting()?, self.database.parked()?) == (0, 0))
-        })?;
+        wait_until("all is settled", || Ok(self.database.left()? == (0, 0)))?;
         runner.stop()?;
         Ok(())
     }

@@ -30,7 +30,7 @@ async fn a_missing_queue_waits_until_it_is_made() -> Result<()> {
     tokio::task::block_in_place(|| wait_until("one is sent", || Ok(database.waiting()? == 20)))?;
     assert_order(&queue.take(&there).await?);
     let queue = cloud.create_queue(&format!("{missing}.fifo")).await?;
-    tokio::task::block_in_place(|| wait_until("both are sent", || Ok(database.waiting()? == 0)))?;
+    tokio::task::block_in_place(|| wait_until("both are sent", || Ok(database.left()? == (0, 0))))?;
     let arrived = queue.take(&missing).await?;
     assert_eq!(arrived.len(), 20);
     assert_order(&arrived);
