@@ -6,14 +6,6 @@
 mod cloud;
 mod config_error;
 mod failures;
-#[cfg(any(
-    feature = "kinesis",
-    feature = "nats",
-    feature = "pubsub",
-    feature = "rabbitmq",
-    feature = "sqs"
-))]
-mod in_order;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "kinesis")]
@@ -27,7 +19,7 @@ mod nats;
     feature = "rabbitmq",
     feature = "sqs"
 ))]
-mod parameters;
+mod network;
 #[cfg(feature = "pubsub")]
 mod pubsub;
 #[cfg(feature = "rabbitmq")]
@@ -36,22 +28,6 @@ mod router;
 mod sink_fn;
 #[cfg(feature = "sqs")]
 mod sqs;
-#[cfg(any(
-    feature = "kinesis",
-    feature = "nats",
-    feature = "pubsub",
-    feature = "rabbitmq",
-    feature = "sqs"
-))]
-mod template;
-#[cfg(any(
-    feature = "kinesis",
-    feature = "nats",
-    feature = "pubsub",
-    feature = "rabbitmq",
-    feature = "sqs"
-))]
-mod timeout;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod tls;
 #[cfg(any(

@@ -7,7 +7,7 @@ pub(super) mod requests;
 pub(super) mod url;
 
 use super::SinkConfigError;
-use super::template::Template;
+use super::network::template::Template;
 
 /// What a failure was caused by, from the outside to the inside.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {

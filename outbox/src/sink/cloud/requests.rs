@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::Semaphore;
 
-use super::super::in_order::{Carrier, Item, Receipt};
+use super::super::network::in_order::{Carrier, Item, Receipt};
 use super::super::{Outcome, SinkError, SinkErrorKind};
 use crate::Message;
 
@@ -237,7 +237,7 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
     use std::time::SystemTime;
 
-    use super::super::super::in_order::InOrder;
+    use super::super::super::network::in_order::InOrder;
     use super::*;
     use crate::store::{Position, StoredMessage};
 

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::super::SinkConfigError;
-use super::super::parameters::parameters;
+use super::super::network::parameters::parameters;
 
 /// What stands in a URL.
 #[derive(Debug)]

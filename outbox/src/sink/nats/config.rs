@@ -10,10 +10,11 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::super::in_order::InOrder;
-use super::super::parameters::{check_authority, parameters, split};
-use super::super::template::Template;
-use super::super::{SinkConfigError, SinkTls, timeout, tls};
+use super::super::network::in_order::InOrder;
+use super::super::network::parameters::{check_authority, parameters, split};
+use super::super::network::template::Template;
+use super::super::network::timeout;
+use super::super::{SinkConfigError, SinkTls, tls};
 use super::NatsSink;
 use super::connection::{Link, Settings};
 

@@ -15,8 +15,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::super::SinkError;
-use super::super::in_order::{Item, Publisher, Receipt};
-use super::super::template::Template;
+use super::super::network::in_order::{Item, Publisher, Receipt};
+use super::super::network::template::Template;
 use super::{headers, outcome};
 
 /// Where JetStream tells about an account.

@@ -11,9 +11,10 @@ use google_cloud_pubsub::retry_policy::RetryableErrors;
 
 use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
-use super::super::in_order::InOrder;
-use super::super::template::Template;
-use super::super::{SinkConfigError, cloud, timeout};
+use super::super::network::in_order::InOrder;
+use super::super::network::template::Template;
+use super::super::network::timeout;
+use super::super::{SinkConfigError, cloud};
 use super::{PubSubSink, Topics};
 
 /// Configures a [`PubSubSink`].

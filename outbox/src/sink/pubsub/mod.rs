@@ -15,8 +15,8 @@ use google_cloud_pubsub::client::{BasePublisher, TopicAdmin};
 
 use self::entry::Entry;
 use super::cloud::requests::{Most, Requests, Service};
-use super::in_order::InOrder;
-use super::template::Template;
+use super::network::in_order::InOrder;
+use super::network::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::Message;
 use crate::store::StoredMessage;

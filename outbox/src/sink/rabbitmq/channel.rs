@@ -16,7 +16,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::in_order::Item;
+use super::super::network::in_order::Item;
 use super::super::{Outcome, SinkError};
 use super::outcome::{self, Broken};
 use super::publication::Publication;

@@ -7,10 +7,11 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use url::form_urlencoded;
 
-use super::super::in_order::InOrder;
-use super::super::parameters::{check_authority, parameters, split};
-use super::super::template::Template;
-use super::super::{SinkConfigError, SinkTls, timeout, tls};
+use super::super::network::in_order::InOrder;
+use super::super::network::parameters::{check_authority, parameters, split};
+use super::super::network::template::Template;
+use super::super::network::timeout;
+use super::super::{SinkConfigError, SinkTls, tls};
 use super::RabbitMqSink;
 use super::connection::{Link, Settings};
 

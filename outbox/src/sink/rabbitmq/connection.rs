@@ -14,8 +14,8 @@ use lapin::{Connection, ConnectionProperties, Event, ExchangeKind};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::super::in_order::{Item, Publisher, Receipt};
-use super::super::template::Template;
+use super::super::network::in_order::{Item, Publisher, Receipt};
+use super::super::network::template::Template;
 use super::super::{Outcome, SinkError};
 use super::channel::{Line, Reply, Request};
 use super::outcome::Broken;

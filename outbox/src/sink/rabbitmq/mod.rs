@@ -14,7 +14,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use self::connection::Link;
-use super::in_order::InOrder;
+use super::network::in_order::InOrder;
 use super::{Delivery, Sink, SinkConfigError, SinkError};
 use crate::store::StoredMessage;
 

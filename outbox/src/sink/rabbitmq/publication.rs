@@ -30,7 +30,7 @@ impl Publication {
     /// Fails where the message can't be sent at all.
     pub(super) fn new(stored: &StoredMessage, settings: &Settings) -> Result<Self, SinkError> {
         let message = &stored.message;
-        let fill = |template: &super::super::template::Template| {
+        let fill = |template: &super::super::network::template::Template| {
             template.fill(message).map_err(SinkError::rejected)
         };
         let mut table = Table::default();

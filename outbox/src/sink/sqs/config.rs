@@ -8,9 +8,10 @@ use aws_sdk_sqs::Client;
 use super::super::cloud::aws::Access;
 use super::super::cloud::requests::Requests;
 use super::super::cloud::url::SinkUrl;
-use super::super::in_order::InOrder;
-use super::super::template::Template;
-use super::super::{SinkConfigError, cloud, timeout};
+use super::super::network::in_order::InOrder;
+use super::super::network::template::Template;
+use super::super::network::timeout;
+use super::super::{SinkConfigError, cloud};
 use super::{Queues, SqsSink, Target};
 
 /// Configures an [`SqsSink`].

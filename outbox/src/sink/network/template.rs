@@ -1,6 +1,6 @@
 //! Names at a broker, made from a message.
 
-use super::SinkConfigError;
+use super::super::SinkConfigError;
 use crate::Message;
 
 /// What [`Template`]s can take from a message.
@@ -12,7 +12,7 @@ const PLACES: [(&str, Place); 3] = [
 
 /// A text with places in braces, such as `{topic}.{key}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template {
+pub(in super::super) struct Template {
     text: String,
     parts: Vec<Part>,
 }
@@ -32,7 +32,7 @@ enum Place {
 
 impl Template {
     /// `what` it is for, to be named in errors.
-    pub(super) fn parse(what: &str, text: &str) -> Result<Self, SinkConfigError> {
+    pub(in super::super) fn parse(what: &str, text: &str) -> Result<Self, SinkConfigError> {
         let wrong = |reason: String| SinkConfigError::new(format!("the {what} {text:?}: {reason}"));
         let mut parts = Vec::new();
         let mut rest = text;
@@ -74,7 +74,7 @@ impl Template {
         feature = "rabbitmq",
         feature = "sqs"
     ))]
-    pub(super) fn of_topic(what: &str, text: &str) -> Result<Self, SinkConfigError> {
+    pub(in super::super) fn of_topic(what: &str, text: &str) -> Result<Self, SinkConfigError> {
         let template = Self::parse(what, text)?;
         if template.takes(Place::Key) || template.takes(Place::EventType) {
             return Err(SinkConfigError::new(format!(
@@ -85,7 +85,7 @@ impl Template {
     }
 
     /// The name for a message, or why there is none.
-    pub(super) fn fill(&self, message: &Message) -> Result<String, String> {
+    pub(in super::super) fn fill(&self, message: &Message) -> Result<String, String> {
         let mut name = String::new();
         for part in &self.parts {
             match part {
@@ -127,7 +127,7 @@ impl Template {
 
     /// The name of all messages, if it is the same.
     #[cfg(any(test, feature = "rabbitmq"))]
-    pub(super) fn constant(&self) -> Option<&str> {
+    pub(in super::super) fn constant(&self) -> Option<&str> {
         match self.parts.iter().any(|part| matches!(part, Part::Place(_))) {
             true => None,
             false => Some(&self.text),

@@ -15,12 +15,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
-use super::turns::{Rounds, Turns};
-use super::{Delivery, Failures, Outcome, SinkError, SinkErrorKind};
+use super::super::turns::{Rounds, Turns};
+use super::super::{Delivery, Failures, Outcome, SinkError, SinkErrorKind};
 use crate::store::StoredMessage;
 
 /// Takes the messages of a round to a broker.
-pub(super) trait Carrier: Send + Sync + 'static {
+pub(in super::super) trait Carrier: Send + Sync + 'static {
     /// Hands over the messages of a round, and tells what becomes of each, in their order. What failed must be
     /// [noted](Item::noted) as soon as it is known, and what [may not go](Item::may_go) must not be sent.
     fn hand_over(
@@ -32,7 +32,7 @@ pub(super) trait Carrier: Send + Sync + 'static {
 
 /// A client of a broker that takes messages one by one.
 #[cfg(any(test, feature = "nats", feature = "rabbitmq"))]
-pub(super) trait Publisher: Send + Sync + 'static {
+pub(in super::super) trait Publisher: Send + Sync + 'static {
     /// Hands over a message, after all that were handed over before it. It may wait for room, but not
     /// beyond the deadline, and not for the outcome: that is what the [`Receipt`] tells, within the sink's
     /// delivery time-out.
@@ -62,11 +62,11 @@ impl<P: Publisher> Carrier for P {
 }
 
 /// What becomes of a message that was handed over.
-pub(super) type Receipt = BoxFuture<'static, Outcome>;
+pub(in super::super) type Receipt = BoxFuture<'static, Outcome>;
 
 /// A message of a batch.
 #[derive(Clone)]
-pub(super) struct Item {
+pub(in super::super) struct Item {
     batch: Arc<[StoredMessage]>,
     index: usize,
     failures: Failures,
@@ -82,7 +82,7 @@ impl Deref for Item {
 
 impl Item {
     /// Whether nothing that failed before is in its way, and there is time left.
-    pub(super) fn may_go(&self, deadline: Instant) -> Result<(), SinkError> {
+    pub(in super::super) fn may_go(&self, deadline: Instant) -> Result<(), SinkError> {
         if self.failures.concern(&self.message) {
             return Err(SinkError::skipped());
         }
@@ -93,7 +93,7 @@ impl Item {
     }
 
     /// The outcome, of which note is taken if it is a failure.
-    pub(super) fn noted(&self, outcome: Outcome) -> Outcome {
+    pub(in super::super) fn noted(&self, outcome: Outcome) -> Outcome {
         if let Err(error) = &outcome {
             self.failures.note(&self.message, error);
         }
@@ -101,13 +101,13 @@ impl Item {
     }
 
     /// Noted now, and told when it is asked for.
-    pub(super) fn refused(&self, error: SinkError) -> Receipt {
+    pub(in super::super) fn refused(&self, error: SinkError) -> Receipt {
         std::future::ready(self.noted(Err(error))).boxed()
     }
 }
 
 /// Sends batches by a [`Carrier`].
-pub(super) struct InOrder<C> {
+pub(in super::super) struct InOrder<C> {
     carrier: Arc<C>,
     turns: Turns,
     failures: Failures,
@@ -115,7 +115,7 @@ pub(super) struct InOrder<C> {
 
 impl<C: Carrier> InOrder<C> {
     /// At most so many messages of a key are on their way at a time.
-    pub(super) fn new(carrier: C, in_flight_per_key: usize) -> Self {
+    pub(in super::super) fn new(carrier: C, in_flight_per_key: usize) -> Self {
         Self {
             carrier: Arc::new(carrier),
             turns: Turns::new(in_flight_per_key),
@@ -123,13 +123,17 @@ impl<C: Carrier> InOrder<C> {
         }
     }
 
-    pub(super) fn carrier(&self) -> &C {
+    pub(in super::super) fn carrier(&self) -> &C {
         &self.carrier
     }
 
     /// Sends the first round. The others are sent by a task, whether or not somebody waits for the
     /// outcomes: those of a later batch may be waited for first.
-    pub(super) async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+    pub(in super::super) async fn send(
+        &self,
+        batch: &[StoredMessage],
+        deadline: Instant,
+    ) -> Delivery {
         let open = self.failures.open_batch();
         let rounds = self.turns.take(batch);
         let Rounds {

@@ -2,10 +2,10 @@
 
 use url::form_urlencoded;
 
-use super::SinkConfigError;
+use super::super::SinkConfigError;
 
 /// The parameters with their values. Each must be among these, and there once.
-pub(super) fn parameters(
+pub(in super::super) fn parameters(
     scheme: &str,
     known: &[&str],
     query: &str,
@@ -44,7 +44,7 @@ fn unknown(scheme: &str, name: &str, known: &[&str]) -> String {
 
 /// Takes a URL that may have a password apart into what it says of brokers, and its parameters.
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
-pub(super) fn split(url: &str) -> Result<(&str, &str), SinkConfigError> {
+pub(in super::super) fn split(url: &str) -> Result<(&str, &str), SinkConfigError> {
     let (brokers, query) = url.split_once('?').unwrap_or((url, ""));
     match query.contains('@') {
         true => Err(torn()),
@@ -55,7 +55,7 @@ pub(super) fn split(url: &str) -> Result<(&str, &str), SinkConfigError> {
 /// Makes sure that the password of a URL ends where it seems to: parts of it could be shown otherwise, as a
 /// host or a path.
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
-pub(super) fn check_authority(url: &str) -> Result<(), SinkConfigError> {
+pub(in super::super) fn check_authority(url: &str) -> Result<(), SinkConfigError> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let behind = rest.split_once(['/', '?', '#']);
     match behind.is_some_and(|(_, behind)| behind.contains('@')) {
