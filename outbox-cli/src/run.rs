@@ -202,3 +202,151 @@ fn failure(error: RunError) -> Failure {
         error => Failure::Failed(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use toml::{Table, Value};
+
+    use super::*;
+    use crate::settings::all;
+
+    const CANARY: &str = "CANARY8861";
+
+    /// A key of the file, mostly a known one, and what somebody may have written there. Only what is marked as a
+    /// secret has one.
+    fn entry() -> impl Strategy<Value = (String, Value)> {
+        let known: Vec<_> = all().collect();
+        let known = proptest::sample::select(known).prop_flat_map(|setting| {
+            let value = match setting.secret {
+                true => secret().boxed(),
+                false => value(),
+            };
+            (Just(setting.name.to_owned()), value)
+        });
+        prop_oneof![9 => known, 1 => ("[a-z-]{1,12}", value())]
+    }
+
+    fn value() -> BoxedStrategy<Value> {
+        let words = [
+            "",
+            "0",
+            "1",
+            "500",
+            "15s",
+            "7d",
+            "1m 30s",
+            "-1",
+            "true",
+            "park",
+            "halt",
+            "archive",
+            "delete",
+            "exactly-once",
+            "at-least-once",
+            "dead-letter-topic",
+            "dead-letter-table",
+            "orders",
+            "orders,bills",
+            "a b",
+            "127.0.0.1:9092",
+            "all",
+            "shop",
+            "public",
+            "json",
+            "trace",
+            "http://localhost:4318",
+            "https://",
+            "[::1]:80",
+            "lz4",
+        ];
+        let word = proptest::sample::select(words.to_vec()).prop_map(str::to_owned);
+        let leaf = prop_oneof![
+            6 => word.prop_map(Value::String),
+            2 => ".{0,20}".prop_map(Value::String),
+            1 => any::<i64>().prop_map(Value::Integer),
+            1 => any::<f64>().prop_map(Value::Float),
+            1 => any::<bool>().prop_map(Value::Boolean),
+        ];
+        let nested = leaf.clone().prop_flat_map(|value| {
+            let table = Table::from_iter([("linger.ms".to_owned(), value.clone())]);
+            prop_oneof![Just(Value::Table(table)), Just(Value::Array(vec![value]))]
+        });
+        prop_oneof![9 => leaf, 1 => nested].boxed()
+    }
+
+    /// A URL, or what somebody took for one, with a password.
+    fn secret() -> impl Strategy<Value = Value> {
+        let schemes = [
+            "postgres",
+            "postgresql",
+            "kafka",
+            "amqp",
+            "amqps",
+            "nats",
+            "tls",
+            "sqs",
+            "kinesis",
+            "pubsub",
+            "mysql",
+            "-",
+        ];
+        let scheme = proptest::sample::select(schemes.to_vec());
+        (scheme, "[a-z]{0,3}", "[ -~]{0,3}", "[a-z./:?=&0-9]{0,12}").prop_map(
+            |(scheme, user, more, rest)| {
+                Value::String(format!("{scheme}://{user}:{more}{CANARY}@localhost{rest}"))
+            },
+        )
+    }
+
+    fn file() -> impl Strategy<Value = String> {
+        let route = proptest::collection::vec(
+            prop_oneof![
+                (Just("sink".to_owned()), secret()),
+                (Just("topics".to_owned()), value()),
+                ("[a-z-]{1,8}", value()),
+            ],
+            0..3,
+        );
+        let kafka = proptest::collection::vec((r"[a-z]{1,8}(\.[a-z]{1,8}){0,2}", value()), 0..2);
+        let entries = proptest::collection::vec(entry(), 0..8);
+        let routes = proptest::collection::vec(route, 0..3);
+        (entries, kafka, routes).prop_map(|(entries, kafka, routes)| {
+            let mut file = Table::from_iter(entries);
+            if !kafka.is_empty() {
+                file.insert("kafka".into(), Table::from_iter(kafka).into());
+            }
+            if !routes.is_empty() {
+                let tables = routes
+                    .into_iter()
+                    .map(|route| Value::Table(Table::from_iter(route)));
+                file.insert("route".into(), tables.collect::<Vec<_>>().into());
+            }
+            file.to_string()
+        })
+    }
+
+    proptest! {
+        /// Whatever is in the file, there can be a runner, or all reasons why not are told, and no secret.
+        #[test]
+        fn any_file_makes_a_runner_or_is_refused_with_reasons(text in file()) {
+            let mut settings = Settings::of_file(&text);
+            let plan = Plan::from_settings(&mut settings);
+            if let Err(failure) = settings.verdict(plan) {
+                let told = failure.to_string();
+                prop_assert!(matches!(&failure, Failure::Settings(problems) if !problems.is_empty()), "{text}: {told}");
+                prop_assert!(!told.contains(CANARY), "{text}: {told}");
+            }
+        }
+
+        /// The same of what is no TOML at all.
+        #[test]
+        fn any_text_makes_a_runner_or_is_refused_with_reasons(text in r#"([a-z-]{1,8}|[ =\n\[\]"'.#]|.){0,24}"#) {
+            let mut settings = Settings::of_file(&text);
+            let plan = Plan::from_settings(&mut settings);
+            if let Err(failure) = settings.verdict(plan) {
+                prop_assert!(matches!(&failure, Failure::Settings(problems) if !problems.is_empty()), "{failure}");
+            }
+        }
+    }
+}

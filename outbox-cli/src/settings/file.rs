@@ -9,18 +9,21 @@ use super::{Settings, did_you_mean, route};
 
 /// Takes what is in the file, and takes note of what is not known.
 pub(super) fn take(settings: &mut Settings, path: &str) {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    match fs::read_to_string(path) {
+        Ok(text) => take_text(settings, path, &text),
         Err(error) => {
             let origin = settings.origin(&CONFIG);
             settings.refuse(&origin, &format!("can't be read: {path}: {error}"));
-            return;
         }
-    };
+    }
+}
+
+/// Takes what is in the text of such a file.
+pub(super) fn take_text(settings: &mut Settings, path: &str, text: &str) {
     let table: Table = match text.parse() {
         Ok(table) => table,
         Err(error) => {
-            let problem = syntax(path, &text, &error);
+            let problem = syntax(path, text, &error);
             settings.invalid(problem);
             return;
         }

@@ -51,6 +51,14 @@ impl Settings {
         settings
     }
 
+    /// Those in the text of a file, and no others.
+    #[cfg(test)]
+    pub(crate) fn of_file(text: &str) -> Self {
+        let mut settings = Self::default();
+        file::take_text(&mut settings, "outbox.toml", text);
+        settings
+    }
+
     fn take_flag(&mut self, setting: &'static Setting, value: &OsString) {
         let origin = format!("`--{}`", setting.name);
         let Some(text) = value.to_str() else {

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::super::SinkConfigError;
-use super::super::network::parameters::parameters;
+use super::super::network::parameters::{check_authority, parameters};
 
 /// What stands in a URL.
 #[derive(Debug)]
@@ -36,7 +36,9 @@ impl SinkUrl {
                 parsed.scheme()
             )));
         }
-        if !parsed.username().is_empty() || parsed.password().is_some() {
+        // Credentials with a `/` or a `?` in them are no user and no password to a parser.
+        let has_user = !parsed.username().is_empty() || parsed.password().is_some();
+        if has_user || check_authority(url).is_err() {
             return Err(SinkConfigError::new(format!(
                 "{scheme}: credentials don't belong into the URL; give them by the environment"
             )));
@@ -88,6 +90,8 @@ mod tests {
             ("eu-central-1", "sqs://REGION?queue=…"),
             ("kafka://x", "\"kafka\""),
             ("sqs://key:canary@eu-central-1", "credentials"),
+            ("sqs://key:?canary@eu-central-1", "credentials"),
+            ("sqs://key:/canary@eu-central-1", "credentials"),
             ("sqs://localhost:4566", "`endpoint`"),
             ("sqs://eu-central-1/orders", "`endpoint`"),
             ("sqs://eu-central-1?queu=a", "is `queue` meant?"),

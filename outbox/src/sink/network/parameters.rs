@@ -54,7 +54,6 @@ pub(in super::super) fn split(url: &str) -> Result<(&str, &str), SinkConfigError
 
 /// Makes sure that the password of a URL ends where it seems to: parts of it could be shown otherwise, as a
 /// host or a path.
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 pub(in super::super) fn check_authority(url: &str) -> Result<(), SinkConfigError> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let behind = rest.split_once(['/', '?', '#']);
@@ -64,7 +63,6 @@ pub(in super::super) fn check_authority(url: &str) -> Result<(), SinkConfigError
     }
 }
 
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 fn torn() -> SinkConfigError {
     SinkConfigError::new(
         "there is an `@` behind the address; what is special in a user, a password or a parameter has to \
