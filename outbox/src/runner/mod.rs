@@ -17,7 +17,6 @@ mod leasing;
 mod links;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
-mod pace;
 mod quota;
 mod reading;
 mod refusal;

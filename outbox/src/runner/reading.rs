@@ -7,13 +7,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::pace::Pace;
 use super::session::{Batch, Origin, Session};
 use super::tracker::Admitted;
 use super::waking::{Rest, Sleep};
 use super::{RunError, quota, survive};
 use crate::sink::Sink;
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
+
+/// The pause before the first look after work.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// In how many turns deep lanes are read for transactions.
 const TURNS: usize = 4;
@@ -27,7 +29,7 @@ const LOOK_FOR_DUE: Duration = Duration::from_millis(500);
 impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Reads until the session ends. Batches go to `to_send` in the order in which they were admitted.
     pub(super) async fn read(&self, to_send: mpsc::Sender<Batch>) -> Result<(), RunError> {
-        let mut reader = Reader::new(Instant::now());
+        let mut reader = Reader::default();
         let mut backoff = Backoff::new();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
@@ -47,20 +49,18 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     continue;
                 }
             }
-            if reader.found_work() && reader.pace.is_brisk() {
+            if reader.found_work() {
                 self.get_up(&mut sleep).await;
             }
             let Some(pause) = reader.pause(self.runner.settings.poll_interval) else {
                 continue;
             };
             let pause = match reader.found_work() {
-                // Nor do looks take more than half of the time while there is work.
-                true => pause.max(took),
+                true => pause,
                 // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
                 false => pause.max(took * 4),
             };
-            let soon = reader.found_work() || pause < SOON && self.tracker.has_busy_lanes();
-            let rest = match soon {
+            let rest = match pause < SOON && self.tracker.has_busy_lanes() {
                 true => Rest::Wait(pause),
                 false => self.lie_down(&mut sleep, pause).await,
             };
@@ -228,8 +228,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 }
 
 /// How much to read next, and when, from what the last reads brought.
+#[derive(Default)]
 struct Reader {
-    pace: Pace,
     /// Of each lane, how many messages were asked for and how many came.
     last: BTreeMap<i16, (usize, usize)>,
     /// The deep lane that was read last, where not all of them are read at once.
@@ -242,17 +242,6 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(now: Instant) -> Self {
-        Self {
-            pace: Pace::new(now),
-            last: BTreeMap::new(),
-            turn: 0,
-            seen: Vec::new(),
-            more: false,
-            empty: 0,
-        }
-    }
-
     fn quotas(&self, most: usize, lanes: &[i16]) -> Vec<(i16, usize)> {
         let last: Vec<_> = lanes
             .iter()
@@ -280,7 +269,6 @@ impl Reader {
             self.more |= got >= asked;
             self.last.insert(lane, (asked, got));
         }
-        self.pace.came(read.len(), Instant::now());
         match read.len() {
             0 => self.brought_nothing(&request.lanes),
             _ => self.empty = 0,
@@ -305,7 +293,7 @@ impl Reader {
         if std::mem::take(&mut self.more) && self.found_work() {
             return None;
         }
-        let pause = self.pace.pause().saturating_mul(1 << self.empty.min(16));
+        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.empty.min(16));
         Some(pause.min(longest))
     }
 }
@@ -338,7 +326,7 @@ mod tests {
     #[test]
     fn pauses_only_without_work() {
         let second = Duration::from_secs(1);
-        let mut reader = Reader::new(Instant::now());
+        let mut reader = Reader::default();
         let first = request(&reader);
         assert_eq!(first.lanes, [(0, 5), (1, 5)]);
         reader.learn(&first, &read(0, 5));
@@ -351,8 +339,7 @@ mod tests {
         assert!(next.lanes[0].1 > 5, "and deeper: {next:?}");
 
         reader.learn(&next, &read(0, 1));
-        let after_work = reader.pause(second);
-        assert_eq!(after_work, Some(reader.pace.pause()));
+        assert_eq!(reader.pause(second), Some(SHORTEST_PAUSE));
 
         let mut pauses = Vec::new();
         for _ in 0..20 {
@@ -361,13 +348,12 @@ mod tests {
             pauses.extend(reader.pause(second));
         }
         assert!(pauses.is_sorted());
-        assert_eq!(Some(pauses[0] / 2), after_work);
-        assert_eq!(pauses[19], second);
+        assert_eq!((pauses[0], pauses[19]), (2 * SHORTEST_PAUSE, second));
     }
 
     #[test]
     fn deep_lanes_take_turns() {
-        let mut reader = Reader::new(Instant::now());
+        let mut reader = Reader::default();
         let all = vec![0, 1, 2, 3, 4];
         assert_eq!(
             reader.take_turns(2, all.clone()),
@@ -387,7 +373,7 @@ mod tests {
     /// Or a key that waits would keep the runner reading it over and over.
     #[test]
     fn a_full_lane_of_which_nothing_can_be_sent_is_no_work() {
-        let mut reader = Reader::new(Instant::now());
+        let mut reader = Reader::default();
         let first = request(&reader);
         reader.learn(&first, &read(0, 5));
         reader.brought_nothing(&first.lanes);
@@ -397,7 +383,7 @@ mod tests {
     /// While deep lanes are on their way, others may well be empty.
     #[test]
     fn a_lane_that_is_not_read_stays_deep() {
-        let mut reader = Reader::new(Instant::now());
+        let mut reader = Reader::default();
         let both = request(&reader);
         reader.learn(&both, &read(0, 5));
         let empty = ReadRequest {
