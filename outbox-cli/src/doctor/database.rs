@@ -336,7 +336,10 @@ async fn backlog(database: &Database) -> Finding {
     };
     if status.is_deserted() {
         return Finding::error(
-            format!("messages wait ({}), and no runner is alive", status.waiting),
+            format!(
+                "no runner is alive; messages waiting: {}; parked: {}",
+                status.waiting, status.parked
+            ),
             "Start one: `outbox run`.",
         );
     }

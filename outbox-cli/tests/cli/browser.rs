@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::key::Key;
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -105,9 +106,15 @@ impl Page {
         self.type_in(&char::from(key).to_string()).await
     }
 
-    /// Wherever the focus is.
+    /// Wherever the focus is, as a keyboard does it: the page may put another element in the place of the
+    /// one that has it.
     async fn type_in(&self, text: &str) -> Result<()> {
-        Ok(self.client.active_element().await?.send_keys(text).await?)
+        let keys = KeyActions::new("keyboard".to_owned());
+        let typed = text.chars().fold(keys, |keys, value| {
+            keys.then(KeyAction::Down { value })
+                .then(KeyAction::Up { value })
+        });
+        Ok(self.client.perform_actions(typed).await?)
     }
 
     /// Goes from one thing to the next with the Tab key, until this one has the focus.

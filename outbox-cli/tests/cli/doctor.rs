@@ -87,7 +87,7 @@ fn each_thing_that_is_wrong_is_found() -> Result<()> {
     for expected in [
         "ERROR    each writer draws 20 ids at once",
         "warning  autovacuum is off",
-        "ERROR    messages wait (1), and no runner is alive",
+        "ERROR    no runner is alive; messages waiting: 1; parked: 0",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
@@ -112,6 +112,31 @@ fn each_thing_that_is_wrong_is_found() -> Result<()> {
     );
     assert!(
         text.contains(&format!("GRANT outbox_runner TO {role}")),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn other_outboxes_of_the_database_are_named() -> Result<()> {
+    let database = Postgres::empty()?;
+    let migrate = |schema: &str| {
+        let mut command = outbox(["migrate", "up", "--schema", schema]);
+        command.env("DATABASE_URL", database.url());
+        end(command)?.success()
+    };
+    migrate("billing")?;
+    let text = finds(database.url(), 1)?;
+    assert!(
+        text.contains("no table outbox,") && text.contains("`--schema` with one of billing;"),
+        "{text}"
+    );
+    migrate("public")?;
+    let text = finds(database.url(), 0)?;
+    assert!(
+        text.contains("ok       there are other outboxes in this database")
+            && text.contains("runners of their own: billing"),
         "{text}"
     );
     Ok(())
