@@ -19,6 +19,8 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
 
+use crate::rig::wait_until;
+
 pub use rdkafka::types::RDKafkaApiKey as ApiKey;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -442,8 +444,9 @@ impl Topic {
         for &partition in &missing {
             assignment.add_partition_offset(&self.name, partition, Offset::Beginning)?;
         }
-        consumer.assign(&assignment)?;
+        // It begins to read then, and takes the beginning of an open transaction for the end.
         self.wait_for_transactions()?;
+        consumer.assign(&assignment)?;
         let deadline = Instant::now() + TIMEOUT;
         let mut arrived = Vec::new();
         while !missing.is_empty() {
@@ -473,15 +476,11 @@ impl Topic {
             .create()?;
         for partition in 0..self.partitions {
             let end = self.end_for(&impatient, partition)?;
-            let deadline = Instant::now() + TIMEOUT;
-            while self.end(partition)? < end {
-                ensure!(
-                    Instant::now() < deadline,
-                    "a transaction is open in partition {partition} of {}",
-                    self.name
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            let what = format!(
+                "no transaction is open in partition {partition} of {}",
+                self.name
+            );
+            wait_until(&what, || Ok(self.end(partition)? >= end))?;
         }
         Ok(())
     }

@@ -76,7 +76,8 @@ impl Template {
     ))]
     pub(in super::super) fn of_topic(what: &str, text: &str) -> Result<Self, SinkConfigError> {
         let template = Self::parse(what, text)?;
-        if template.takes(Place::Key) || template.takes(Place::EventType) {
+        let of_message = [Place::Key, Place::EventType].map(Part::Place);
+        if template.parts.iter().any(|part| of_message.contains(part)) {
             return Err(SinkConfigError::new(format!(
                 "the {what} {text:?} can be named after {{topic}} alone"
             )));
@@ -111,18 +112,6 @@ impl Template {
             "the template {:?} needs {what}, which the message has not",
             self.text
         )
-    }
-
-    /// Whether anything of this is taken.
-    #[cfg(any(
-        test,
-        feature = "kinesis",
-        feature = "pubsub",
-        feature = "rabbitmq",
-        feature = "sqs"
-    ))]
-    fn takes(&self, place: Place) -> bool {
-        self.parts.contains(&Part::Place(place))
     }
 
     /// The name of all messages, if it is the same.
@@ -207,8 +196,6 @@ mod tests {
     fn what_is_the_same_for_all_messages_is_known() {
         assert_eq!(parse("events").unwrap().constant(), Some("events"));
         assert_eq!(parse("{topic}").unwrap().constant(), None);
-        assert!(parse("{topic}").unwrap().takes(Place::Topic));
-        assert!(!parse("{topic}").unwrap().takes(Place::Key));
     }
 
     proptest! {
