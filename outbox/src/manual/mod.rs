@@ -5,6 +5,7 @@
 //! | [`guarantees`] | what is guaranteed, and what is not |
 //! | [`ordering`] | what order means, and how to write so that it holds |
 //! | [`deploying`] | embedded or as a sidecar, rolling updates, probes, poolers |
+//! | [`migrations`] | making the tables, and bringing them to a newer version |
 //! | [`schemas`] | an outbox in a schema of your choice, and several in one database |
 //! | [`operating`] | what to look at, what to do about it, and drills |
 //! | [`tuning`] | what to change for which symptom |
@@ -28,6 +29,9 @@ pub mod ordering {}
 
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
+
+#[doc = include_str!("migrations.md")]
+pub mod migrations {}
 
 #[doc = include_str!("schemas.md")]
 pub mod schemas {}
