@@ -26,7 +26,7 @@ const HOPELESS: u32 = 5;
 pub(super) struct AtLeastOnce {
     config: ClientConfig,
     topics: Topics,
-    patience: Duration,
+    message_timeout: Duration,
     failures: Failures,
     turns: Option<Turns>,
     current: Mutex<Current>,
@@ -39,15 +39,15 @@ struct Current {
 }
 
 impl AtLeastOnce {
-    /// `patience`: how long messages may be queued before they are taken back.
     pub(super) fn new(
         config: ClientConfig,
         topics: Topics,
-        patience: Duration,
+        message_timeout: Duration,
         in_flight_per_key: Option<usize>,
     ) -> Result<Self, KafkaConfigError> {
         let failures = Failures::default();
-        let producer = PolledProducer::new(&config, topics.clone(), failures.clone(), patience)?;
+        let producer =
+            PolledProducer::new(&config, topics.clone(), failures.clone(), message_timeout)?;
         let current = Current {
             producer: Arc::new(producer),
             failed: 0,
@@ -55,7 +55,7 @@ impl AtLeastOnce {
         Ok(Self {
             config,
             topics,
-            patience,
+            message_timeout,
             failures,
             turns: in_flight_per_key.map(Turns::new),
             current: Mutex::new(current),
@@ -83,7 +83,7 @@ impl AtLeastOnce {
             )));
         }
         let (topics, failures) = (self.topics.clone(), self.failures.clone());
-        let producer = PolledProducer::new(&self.config, topics, failures, self.patience)
+        let producer = PolledProducer::new(&self.config, topics, failures, self.message_timeout)
             .map_err(|error| SinkError::unavailable(error.to_string()))?;
         *current = Current {
             producer: Arc::new(producer),

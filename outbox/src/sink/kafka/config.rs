@@ -17,6 +17,10 @@ use super::security::{KafkaSasl, KafkaTls, TokenSource};
 use super::topics::{self, NewTopics, Topics};
 use super::{Guarantee, KafkaSink};
 
+/// How long librdkafka waits for the answer to a request, and what it takes for it.
+const SOCKET_TIMEOUT: &str = "socket.timeout.ms";
+const SOCKET_TIMEOUTS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(300)];
+
 /// Configures a [`KafkaSink`].
 ///
 /// What has a method is set by it, and what has none by [`set`](Self::set), which takes any property of
@@ -107,7 +111,7 @@ impl KafkaSinkBuilder {
     /// needs WRITE and DESCRIBE on both, and READ on the ledger, and CREATE unless the ledger is there.
     ///
     /// It costs a transaction for each batch of a lane: some milliseconds of latency, and a producer a
-    /// lane. It needs Kafka 2.5 or later, and [`PostgresStore`](crate::store::PostgresStore).
+    /// lane. It needs Kafka 2.5 or later, and a store on PostgreSQL, MySQL or MariaDB.
     #[must_use]
     pub fn exactly_once(mut self, name: impl Into<String>) -> Self {
         self.exactly_once = Some(name.into());
@@ -157,9 +161,10 @@ impl KafkaSinkBuilder {
         self.set("linger.ms", millis.to_string())
     }
 
-    /// How long librdkafka tries to deliver a message before it gives it back to the runner, which
-    /// sends it again. By default 5 s; a runner's lease must last at least three times as long. What could
-    /// not even be sent is given back after half of this time.
+    /// How long a message may take to be delivered before it goes back to the runner, which sends it again. By
+    /// default 5 s; a runner's lease must last at least three times as long. What could not even be sent goes back after
+    /// half of this time, and a request that was sent is waited for up to this time longer. A request ends after it too
+    /// (`socket.timeout.ms`, unless that is set).
     #[must_use]
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
@@ -193,7 +198,7 @@ impl KafkaSinkBuilder {
         self
     }
 
-    /// Connects by TLS. By default nothing is encrypted.
+    /// Connects by TLS. By default nothing is encrypted. Needs the feature `kafka-ssl`.
     #[must_use]
     pub fn tls(mut self, tls: KafkaTls) -> Self {
         for (name, value) in tls.into_properties() {
@@ -206,7 +211,7 @@ impl KafkaSinkBuilder {
         self.set("security.protocol", protocol)
     }
 
-    /// Authenticates by SASL, on connections with TLS, for which [`tls`](Self::tls) need only be called to
+    /// Authenticates by SASL, on connections with TLS (feature `kafka-ssl`), for which [`tls`](Self::tls) need only be called to
     /// change something.
     #[must_use]
     pub fn sasl(self, sasl: KafkaSasl) -> Self {
@@ -258,8 +263,6 @@ impl KafkaSinkBuilder {
         {
             self.client.set_log_level(RDKafkaLogLevel::Debug);
         }
-        let millis = self.message_timeout.as_millis().to_string();
-        self.client.set("message.timeout.ms", millis);
         let (connection, closed) = Connection::new(self.tokens.clone());
         let others = properties::of_connection(&self.client);
         let topics = Topics::new(others, connection, self.patience(), self.new_topics);
@@ -270,10 +273,9 @@ impl KafkaSinkBuilder {
                     tracing::warn!("{setting}: brokers may lose, repeat or reorder messages");
                 }
                 Guarantee::AtLeastOnce(AtLeastOnce::new(
-                    self.client,
+                    self.at_least_once(),
                     topics.clone(),
-                    // Well below the time-out, with which messages are given back one by one.
-                    self.message_timeout / 2,
+                    self.message_timeout,
                     self.in_flight_per_key,
                 )?)
             }
@@ -284,6 +286,28 @@ impl KafkaSinkBuilder {
             topics,
             closed,
         })
+    }
+
+    /// librdkafka may give up no message by itself: it would send what is queued behind it as soon as it can, and if
+    /// the program stood still for a while, before anybody heard of it. So its requests end in time, and the messages
+    /// are taken back together.
+    fn at_least_once(&self) -> ClientConfig {
+        let mut client = self.client.clone();
+        client.set("message.timeout.ms", "0");
+        if client.get(SOCKET_TIMEOUT).is_none() {
+            let [shortest, longest] = SOCKET_TIMEOUTS;
+            let timeout = self.message_timeout.clamp(shortest, longest);
+            client.set(SOCKET_TIMEOUT, timeout.as_millis().to_string());
+        }
+        client
+    }
+
+    /// A transaction is committed with all of its messages, or none.
+    fn exactly_once_client(&self) -> ClientConfig {
+        let mut client = self.client.clone();
+        let millis = self.message_timeout.as_millis().to_string();
+        client.set("message.timeout.ms", millis);
+        client
     }
 
     /// The longest that one request to the cluster may take.
@@ -348,10 +372,11 @@ impl KafkaSinkBuilder {
             )));
         }
         // Refuses what no producer takes, before any lane has one.
-        let mut client = self.client.clone();
-        client.set("transactional.id", &ledger);
-        let _: BaseProducer = client.create().map_err(KafkaConfigError::from)?;
-        let (client, patience) = (self.client.clone(), self.patience());
+        let client = self.exactly_once_client();
+        let mut trial = client.clone();
+        trial.set("transactional.id", &ledger);
+        let _: BaseProducer = trial.create().map_err(KafkaConfigError::from)?;
+        let patience = self.patience();
         Ok(ExactlyOnce::new(name, client, topics.clone(), patience))
     }
 }
@@ -407,6 +432,11 @@ impl From<KafkaError> for KafkaConfigError {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseRecord, Producer as _};
+    use rdkafka::{Message as _, Offset, TopicPartitionList};
+
     use super::*;
 
     fn builder() -> KafkaSinkBuilder {
@@ -415,6 +445,51 @@ mod tests {
 
     fn refusal(builder: KafkaSinkBuilder) -> String {
         builder.build().unwrap_err().to_string()
+    }
+
+    /// Nobody hears of reports here, as in a program that stands still.
+    #[test]
+    fn nothing_passes_a_message_that_took_too_long_before_anybody_hears_of_it() {
+        const TIMEOUT: Duration = Duration::from_millis(500);
+        const BROKER: i32 = 1;
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("orders", 1, 1).unwrap();
+        let client = KafkaSinkBuilder::new(kafka.bootstrap_servers())
+            .message_timeout(TIMEOUT)
+            .set("reconnect.backoff.max.ms", "100")
+            .at_least_once();
+        let producer: BaseProducer = client.create().unwrap();
+        let send = |payload: &str| {
+            let record = BaseRecord::<(), str>::to("orders").payload(payload);
+            producer.send(record).unwrap();
+        };
+        send("0");
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(10));
+        }
+        kafka.broker_down(BROKER).unwrap();
+        send("1");
+        // No wait for something: the time that it took. librdkafka looks once a second.
+        std::thread::sleep(TIMEOUT + Duration::from_millis(1_500));
+        send("2");
+        kafka.broker_up(BROKER).unwrap();
+
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", kafka.bootstrap_servers())
+            .set("group.id", "orders")
+            .create()
+            .unwrap();
+        let mut orders = TopicPartitionList::new();
+        orders
+            .add_partition_offset("orders", 0, Offset::Beginning)
+            .unwrap();
+        consumer.assign(&orders).unwrap();
+        let next = || {
+            let message = consumer.poll(Duration::from_secs(10))?.ok()?;
+            String::from_utf8(message.payload()?.to_vec()).ok()
+        };
+        let arrived: Vec<_> = std::iter::from_fn(next).take(3).collect();
+        assert_eq!(arrived, ["0", "1", "2"]);
     }
 
     #[test]

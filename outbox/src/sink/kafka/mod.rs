@@ -113,8 +113,8 @@ impl Sink for KafkaSink {
     }
 
     fn delivery_timeout(&self) -> Duration {
-        // Up to twice the time-out, as measured with librdkafka 2.12: a request that is in flight
-        // when the time-out strikes is waited for.
+        // What is queued is taken back after half of the time-out, and a request ends after the time-out. A transaction
+        // is waited for as long, as measured with librdkafka 2.12.
         self.message_timeout * 2
     }
 

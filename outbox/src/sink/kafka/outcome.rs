@@ -62,7 +62,7 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
         Code::ClusterAuthorizationFailed => SinkError::unavailable(format!(
             "not allowed to write to the cluster ({meaning}); grant it, and the messages follow"
         )),
-        Code::MessageTimedOut => SinkError::unavailable(format!(
+        Code::MessageTimedOut | Code::PurgeInflight => SinkError::unavailable(format!(
             "no delivery report in time for topic {topic:?}: {}",
             trouble.unwrap_or(SLOW)
         )),
@@ -96,6 +96,7 @@ mod tests {
             Code::AllBrokersDown,
             Code::Unknown,
             Code::PurgeQueue,
+            Code::PurgeInflight,
             // Another producer can deliver them.
             Code::Fatal,
             Code::OutOfOrderSequenceNumber,

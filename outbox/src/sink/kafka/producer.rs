@@ -25,8 +25,8 @@ use super::topics::Topics;
 /// millisecond of it rdkafka keeps the processor busy.
 const POLL: Duration = Duration::from_millis(500);
 
-/// The thread looks that often, at least, in the time after which queued messages are taken back.
-const LOOKS: u32 = 4;
+/// The thread looks that often, at least, in a message time-out.
+const LOOKS: u32 = 8;
 
 /// A producer and its thread. Dropped, it is closed on that thread, since closing waits for
 /// librdkafka.
@@ -37,14 +37,13 @@ pub(super) struct PolledProducer {
 type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
 
 impl PolledProducer {
-    /// `patience`: how long messages may be queued before they are taken back. It must be well below
-    /// `message.timeout.ms`, because librdkafka times out single messages, and sends what was queued behind
-    /// them as soon as it can.
+    /// Messages are taken back that are still queued after half of the message time-out, and those in flight after
+    /// nearly twice as long as it, when their requests should have ended by themselves.
     pub(super) fn new(
         config: &ClientConfig,
         topics: Topics,
         failures: Failures,
-        patience: Duration,
+        message_timeout: Duration,
     ) -> Result<Self, KafkaConfigError> {
         let reports = Reports {
             topics,
@@ -60,15 +59,21 @@ impl PolledProducer {
         std::thread::Builder::new()
             .name("outbox-kafka".into())
             .spawn(move || {
-                let poll = (patience / LOOKS).clamp(Duration::from_millis(1), POLL);
+                let poll = (message_timeout / LOOKS).clamp(Duration::from_millis(1), POLL);
+                let (in_queue, in_flight) = (message_timeout / 2, message_timeout * 7 / 4);
                 // Until nobody else has it. So it is closed here.
                 while Arc::strong_count(&polled) > 1 {
                     polled.poll(poll);
                     let reports = polled.context();
-                    if reports.pending.age() > patience {
+                    let age = reports.pending.age();
+                    if age > in_queue {
                         reports.failures.note_all();
-                        // What is in flight may have arrived: its reports are waited for.
-                        polled.purge(PurgeConfig::default().queue().non_blocking());
+                        let mut purge = PurgeConfig::default().queue();
+                        // It may have arrived, so its reports are waited for as long as there can be any.
+                        if age > in_flight {
+                            purge = purge.inflight();
+                        }
+                        polled.purge(purge.non_blocking());
                     }
                 }
             })
