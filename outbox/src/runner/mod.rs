@@ -31,7 +31,7 @@ mod transactions;
 mod waking;
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,26 +170,38 @@ impl<S: Store, K: Sink> Runner<S, K> {
         self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> impl Future<Output = Result<Report, RunError>> + Send {
-        async move {
-            let stop = CancellationToken::new();
-            let result = {
-                let run = self.run(&stop);
-                tokio::pin!(run);
-                tokio::select! {
-                    biased;
-                    result = &mut run => result,
-                    () = shutdown => {
-                        tracing::info!(runner = %self.id.name, "stopping");
-                        stop.cancel();
-                        run.await
+        self.run_to_the_end(shutdown, pending())
+    }
+
+    /// Runs until `shutdown`, and then stops gracefully, or at once when it is interrupted meanwhile. The sink's
+    /// connections end before it does.
+    async fn run_to_the_end(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+        interruption: impl Future<Output = ()> + Send,
+    ) -> Result<Report, RunError> {
+        let stop = CancellationToken::new();
+        let result = {
+            let run = self.run(&stop);
+            tokio::pin!(run);
+            tokio::select! {
+                biased;
+                result = &mut run => result,
+                () = shutdown => {
+                    tracing::info!(runner = %self.id.name, "stopping");
+                    stop.cancel();
+                    tokio::select! {
+                        biased;
+                        result = run => result,
+                        () = interruption => Err(RunError::Interrupted),
                     }
                 }
-            };
-            if timeout(CLOSING, self.sink.close()).await.is_err() {
-                tracing::warn!("the sink's connections have not ended within {CLOSING:?}");
             }
-            result
+        };
+        if timeout(CLOSING, self.sink.close()).await.is_err() {
+            tracing::warn!("the sink's connections have not ended within {CLOSING:?}");
         }
+        result
     }
 
     /// What the runner does from now on, as values: what was delivered, refused and parked, which

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Mutex;
 
 use super::{Report, RunError, Runner};
 use crate::sink::Sink;
@@ -37,21 +37,14 @@ impl<S: Store, K: Sink> Runner<S, K> {
     #[allow(clippy::manual_async_fn)]
     pub fn run_until_signal(self) -> impl Future<Output = Result<Report, RunError>> + Send {
         async move {
-            let mut signals = Signals::new().map_err(RunError::Signals)?;
-            let stop = CancellationToken::new();
-            let run = self.run(&stop);
-            tokio::pin!(run);
-            tokio::select! {
-                result = &mut run => return result,
-                () = signals.next() => {
-                    tracing::info!(runner = %self.id.name, "stopping; a second signal stops at once");
-                    stop.cancel();
-                }
-            }
-            tokio::select! {
-                result = &mut run => result,
-                () = signals.next() => Err(RunError::Interrupted),
-            }
+            let signals = Mutex::new(Signals::new().map_err(RunError::Signals)?);
+            let next = || async { signals.lock().await.next().await };
+            let name = self.id.name.clone();
+            let first = async {
+                next().await;
+                tracing::info!(runner = %name, "a second signal stops at once");
+            };
+            self.run_to_the_end(first, next()).await
         }
     }
 }
@@ -75,6 +68,7 @@ impl Signals {
 
     async fn next(&mut self) {
         tokio::select! {
+            biased;
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
