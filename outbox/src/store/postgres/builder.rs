@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::Pool;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Socket};
 
@@ -24,7 +25,7 @@ pub struct PostgresStoreBuilder {
     listen_url: Option<String>,
     schema: Option<String>,
     max_connections: usize,
-    tls: Arc<dyn Tls>,
+    tls: Option<Arc<dyn Tls>>,
 }
 
 impl PostgresStoreBuilder {
@@ -35,7 +36,7 @@ impl PostgresStoreBuilder {
             schema: None,
             // Reading, settling and renewing go on at the same time.
             max_connections: 4,
-            tls: Arc::new(NoTls),
+            tls: None,
         }
     }
 
@@ -79,7 +80,7 @@ impl PostgresStoreBuilder {
 
     /// Connects with TLS, by any connector for tokio-postgres, such as those of the crates
     /// `tokio-postgres-rustls` and `postgres-native-tls`. What is demanded of the server is the
-    /// connector's and the URL's (`sslmode=require`).
+    /// connector's and the URL's (`sslmode=require`). By default it connects without TLS, and refuses such a URL.
     #[must_use]
     pub fn tls<T>(mut self, tls: T) -> Self
     where
@@ -88,7 +89,7 @@ impl PostgresStoreBuilder {
         T::TlsConnect: Send,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        self.tls = Arc::new(tls);
+        self.tls = Some(Arc::new(tls));
         self
     }
 
@@ -96,8 +97,8 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if a URL can't be read, if the schema can be no name, or
-    /// without any connection.
+    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if a URL can't be read, or demands TLS for which there is no
+    /// connector, if the schema can be no name, or without any connection.
     pub fn build(self) -> Result<PostgresStore, StoreError> {
         if self.max_connections == 0 {
             return Err(StoreError::fatal("`max_connections` must be at least 1"));
@@ -153,10 +154,15 @@ impl PostgresStoreBuilder {
     }
 
     fn connector(&self, url: &str) -> Result<Connector, StoreError> {
-        Ok(Connector {
-            config: self.config_of(url)?,
-            tls: self.tls.clone(),
-        })
+        let config = self.config_of(url)?;
+        if self.tls.is_none() && config.get_ssl_mode() == SslMode::Require {
+            return Err(StoreError::fatal(
+                "its URL demands TLS (`sslmode=require`), for which it has no connector: give it one by `tls`, or leave \
+                 that out",
+            ));
+        }
+        let tls = self.tls.clone().unwrap_or_else(|| Arc::new(NoTls));
+        Ok(Connector { config, tls })
     }
 }
 
@@ -186,5 +192,22 @@ impl fmt::Debug for PostgresStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStoreBuilder")
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_demands_tls_needs_a_connector() {
+        let url = "postgres://localhost/shop?sslmode=require";
+        let refused = PostgresStoreBuilder::new(url).build().err();
+        let text = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("sslmode=require"), "{text}");
+        assert!(PostgresStoreBuilder::new(url).tls(NoTls).build().is_ok());
+        let without = PostgresStoreBuilder::new("postgres://localhost/shop");
+        assert!(without.clone().build().is_ok());
+        assert!(without.listen_url(url).build().is_err());
     }
 }
