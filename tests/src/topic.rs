@@ -301,6 +301,8 @@ impl Topic {
             .set("bootstrap.servers", bootstrap)
             .set("group.id", &name)
             .set("enable.auto.commit", "false")
+            // Or one that stands still is asked for a minute.
+            .set("socket.timeout.ms", ANSWER.as_millis().to_string())
             .create()?;
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {
