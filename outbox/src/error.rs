@@ -84,7 +84,7 @@ pub enum Error {
     #[error(
         "an event for topic {topic:?} takes {bytes} bytes (key, headers and payload), more than \
          the limit of {limit}; send a reference to the data, or raise `max_bytes` together with \
-         the topic's `max.message.bytes`"
+         the sink's `message.max.bytes` and the topic's `max.message.bytes`"
     )]
     TooLarge {
         /// The topic of the event.

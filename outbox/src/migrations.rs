@@ -59,8 +59,8 @@ pub struct MigrationSql {
     pub down: &'static str,
 }
 
-/// The least rights on PostgreSQL, as SQL: a role `outbox_writer` for who publishes, and a role
-/// `outbox_runner`. No migration, since it makes roles: run it once after the migrations.
+/// The least rights on PostgreSQL, as SQL: a role `outbox_writer` for who publishes, a role `outbox_runner`, and a
+/// role `outbox_operator`. No migration, since it makes roles: run it once after the migrations.
 #[cfg(feature = "postgres")]
 pub const POSTGRES_GRANTS: &str = include_str!("../migrations/postgres/grants.sql");
 

@@ -46,9 +46,13 @@ fn pool(url: String) -> anyhow::Result<Pool<AsyncPgConnection>> {
     Ok(Pool::builder(AsyncDieselConnectionManager::new(url)).build()?)
 }
 
-/// Makes the tables. Many services do this at another place, with `diesel migration run`.
+/// Makes the tables. Many services do this at another place, with `diesel migration run`. Instances that start together
+/// wait for each other; the lock ends with the connection.
 async fn migrate(url: &str) -> anyhow::Result<()> {
     let mut connection = AsyncPgConnection::establish(url).await?;
+    connection
+        .batch_execute("SELECT pg_advisory_lock(4711)")
+        .await?;
     connection.batch_execute(orders::TABLE).await?;
     AsyncMigrationHarness::new(connection)
         .run_pending_migrations(outbox::migrations::POSTGRES)

@@ -12,6 +12,7 @@
 //! | [`sinks`] | all sinks, compared: what each error means, what consumers can see |
 //! | [`kafka`] | the Kafka sink: settings, security, order, what each error means, topics |
 //! | [`exactly_once`] | exactly-once delivery to Kafka: what it gives, costs and needs, and its limits |
+//! | [`sqlite`] | SQLite: what is different there |
 //! | [`mysql`] | MySQL and MariaDB: tables, settings of the server, what is different there |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
 //! | [`failures`] | what may fail, what happens then, and the test that shows it |
@@ -78,6 +79,10 @@ pub mod health {}
 #[cfg(feature = "metrics")]
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[cfg(feature = "sqlite")]
+#[doc = include_str!("sqlite.md")]
+pub mod sqlite {}
 
 #[cfg(feature = "mysql")]
 #[doc = include_str!("mysql.md")]

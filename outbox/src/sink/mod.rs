@@ -160,7 +160,7 @@ pub trait Sink: Send + Sync + 'static {
     ) -> impl Future<Output = Delivery> + Send;
 
     /// The longest time from the end of [`send`](Self::send) until the outcome of every message is
-    /// known. A lease must last longer.
+    /// known. A lease must be at least 1.5 times as long.
     fn delivery_timeout(&self) -> Duration;
 
     /// The kind of broker, as OpenTelemetry's attribute `messaging.system` names it: for metrics.

@@ -158,7 +158,7 @@ impl NatsSinkBuilder {
     }
 
     /// How long the servers may take to connect, and a stream to acknowledge a message. By default 5 s; a
-    /// runner's lease must last longer. What is not acknowledged by then is sent again.
+    /// runner's lease must be at least 1.5 times as long. What is not acknowledged by then is sent again.
     #[must_use]
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.delivery_timeout = timeout;

@@ -137,7 +137,7 @@ impl RabbitMqSinkBuilder {
     }
 
     /// How long the broker may take to connect, and to confirm a message. By default 5 s; a runner's lease
-    /// must last longer. What is not confirmed by then is sent again.
+    /// must be at least 1.5 times as long. What is not confirmed by then is sent again.
     #[must_use]
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.delivery_timeout = timeout;
