@@ -123,7 +123,7 @@ pub(crate) fn schema(settings: &mut Settings) -> Option<String> {
 /// Makes sure that a URL can be read. What is wrong with it is not told, since a password may be what is
 /// wrong.
 pub(crate) fn check_url(url: &str) -> Result<String, String> {
-    match PostgresStore::new(url) {
+    match PostgresStore::builder(url).config() {
         Ok(_) => Ok(url.to_owned()),
         Err(_) => Err(
             "is no URL of a PostgreSQL database, as postgres://user@host:5432/database (a character \

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
 use outbox::runner::{OnRejection, Runner, RunnerThread};
-use outbox::sink::{KafkaSink, Sink as _};
+use outbox::sink::{KafkaSink, Sink as _, SinkError, SinkErrorKind};
 use outbox::store::{Position, StoredMessage};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
@@ -128,6 +128,42 @@ fn slow_connection(round_trip_time: Duration) -> Result<()> {
     wait_for_waiting(&database, 0)?;
     assert_eq!(runner.stop()?.delivered, COUNT as u64);
     assert_order(&topic.read_to_end()?)
+}
+
+/// A broker that has taken a request and never answers: the runner is told nevertheless. Here nothing else would end the
+/// request.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_answered_is_told_as_unknown() -> Result<()> {
+    let kafka = Kafka::in_process()?;
+    let topic = kafka.create_topic(1)?;
+    let sink = KafkaSink::builder(kafka.bootstrap())
+        .message_timeout(TIMEOUT)
+        .set("socket.timeout.ms", "300000")
+        .build()?;
+    let send = async |id| {
+        let message = StoredMessage {
+            position: Position { lane: 0, id },
+            message: Message::new(topic.name()).with_key("k"),
+            created_at: SystemTime::now(),
+            defect: None,
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let sent = sink.send(&[message], deadline).await;
+        tokio::time::timeout(Duration::from_secs(30), sent).await
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // The first ones may wait for a connection for too long.
+    while send(1).await? != [Ok(())] {
+        ensure!(Instant::now() < deadline, "nothing is delivered");
+    }
+    kafka.set_round_trip_time(Duration::from_secs(120))?;
+    let outcomes = send(2).await?;
+    let kinds: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().map_err(SinkError::kind))
+        .collect();
+    assert_eq!(kinds, [Err(SinkErrorKind::Unavailable)]);
+    Ok(())
 }
 
 /// A topic that is missing holds up its own messages, and they follow when it is created.

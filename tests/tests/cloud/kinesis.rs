@@ -1,5 +1,7 @@
 //! What is special about Kinesis.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use outbox::Message;
 use outbox::sink::{KinesisFormat, KinesisSink, Sink as _, SinkErrorKind};
@@ -52,6 +54,8 @@ async fn of_a_refused_request_only_the_message_that_was_meant_is_refused() -> Re
     let stream = cloud.create_stream(&topic, 1).await?;
     let sink = KinesisSink::builder()
         .config(cloud.config())
+        // The emulator takes its time for megabytes, on a machine that is busy with something else.
+        .delivery_timeout(Duration::from_secs(60))
         .build()
         .await?;
     let message = |n: usize| {
