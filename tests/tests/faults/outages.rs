@@ -23,7 +23,11 @@ fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
     let mut broker = servers::Kafka::start(&[("broker.session.timeout.ms", "5000")])?;
     let rig = Rig::on(Postgres::create()?, &Kafka::at(broker.bootstrap()))?;
     let writers = rig.load().start(2);
-    let mut runner = rig.runner().start()?;
+    let mut settings = rig.runner();
+    // A broker that has just started takes longer to answer than the rig's half a second.
+    settings.message_timeout = Duration::from_secs(2);
+    settings.lease = Duration::from_secs(7);
+    let mut runner = settings.start()?;
     for crash in [false, true] {
         let delivered = rig.topic.count()?;
         wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
