@@ -370,6 +370,7 @@ fn nonsense_from_plain_sql_is_parked_with_its_key<D: Database>() -> Result<()> {
         Ok(database.left()? == (0, 3))
     })?;
     assert_eq!(runner.stop()?.delivered, 1);
+    assert_eq!((database.waiting()?, database.parked()?), (0, 3));
     let arrived = topic.read_to_end()?;
     assert_eq!(arrived.len(), 1);
     assert_eq!(arrived[0].text(), "third");
