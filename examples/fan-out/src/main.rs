@@ -14,7 +14,7 @@ mod shop;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use outbox::runner::{Runner, RunnerEvent};
+use outbox::runner::{Report, Runner, RunnerEvent};
 use outbox::sink::{KafkaSink, Router, Sink, SinkConfigError};
 use outbox::store::SqliteStore;
 use rdkafka::mocking::MockCluster;
@@ -35,27 +35,37 @@ fn destinations(orders: impl Sink, mails: impl Sink) -> Result<Router, SinkConfi
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let file = folder.path().join("shop.sqlite");
-    let file = file.to_str().context("a path that is not UTF-8")?;
-    // Diesel blocks its thread.
-    tokio::task::spawn_blocking({
-        let file = file.to_owned();
-        move || place_orders(&file)
-    })
-    .await??;
-
+    let file = folder.path().join("shop.sqlite").display().to_string();
     let kafka = MockCluster::new(1)?;
     kafka.create_topic(shop::TOPIC, 3, 1)?;
+    let orders = KafkaSink::builder(kafka.bootstrap_servers()).build()?;
     let mail_server = MailServer::default();
-    let sink = destinations(
-        KafkaSink::builder(kafka.bootstrap_servers()).build()?,
-        mail_server.sink(),
-    )?;
+    let report = place_and_deliver(file, orders, &mail_server, || {
+        println!("the mail server comes back");
+        mail_server.open();
+    })
+    .await?;
+    println!("runner: {report}");
+    Ok(())
+}
+
+/// Places an order for each customer, and delivers until all mails are out. Tells when all orders are
+/// delivered.
+async fn place_and_deliver(
+    file: String,
+    orders: impl Sink,
+    mail_server: &MailServer,
+    orders_delivered: impl Fn(),
+) -> anyhow::Result<Report> {
+    let shop = file.clone();
+    // Diesel blocks its thread.
+    tokio::task::spawn_blocking(move || place_orders(&shop)).await??;
+
+    let sink = destinations(orders, mail_server.sink())?;
     let runner = Runner::builder(SqliteStore::new(file), sink)
         // On SQLite nobody tells of a message.
         .poll_interval(Duration::from_millis(50))
         .build()?;
-
     let mut events = runner.events();
     let (stop, stopped) = oneshot::channel::<()>();
     let runner = tokio::spawn(runner.run_until(async {
@@ -66,11 +76,10 @@ async fn main() -> anyhow::Result<()> {
         match events.recv().await.context("the runner ended")? {
             RunnerEvent::Delivered(message) if message.topic == mail::TOPIC => mails += 1,
             RunnerEvent::Delivered(message) => {
-                println!("delivered to Kafka: {}", message.topic);
+                println!("delivered: {}", message.topic);
                 orders += 1;
                 if orders == CUSTOMERS.len() {
-                    println!("the mail server comes back");
-                    mail_server.open();
+                    orders_delivered();
                 }
             }
             RunnerEvent::Unavailable { reason, .. } => println!("waits: {reason}"),
@@ -78,8 +87,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     drop(stop);
-    println!("runner: {}", runner.await??);
-    Ok(())
+    Ok(runner.await??)
 }
 
 fn place_orders(file: &str) -> anyhow::Result<()> {
@@ -100,37 +108,20 @@ mod tests {
     async fn orders_do_not_wait_for_the_mail_server_and_no_mail_is_lost() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("shop.sqlite").display().to_string();
-        place_orders(&file)?;
         let orders = RecordingSink::new();
         let mail_server = MailServer::default();
-        let sink = destinations(orders.clone(), mail_server.sink())?;
-        let runner = Runner::builder(SqliteStore::new(file), sink)
-            .poll_interval(Duration::from_millis(10))
-            .build()?;
-        let mut events = runner.events();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let runner = tokio::spawn(runner.run_until(async {
-            stopped.await.ok();
-        }));
-
-        let delivered = orders.wait_until(|all| all.len() == CUSTOMERS.len()).await;
-        assert!(delivered.iter().all(|order| order.topic() == shop::TOPIC));
-        assert_eq!(mail_server.taken(), Vec::<String>::new());
-
-        mail_server.open();
-        let mut mails = 0;
-        while mails < CUSTOMERS.len() {
-            match events.recv().await.context("the runner ended")? {
-                RunnerEvent::Delivered(message) if message.topic == mail::TOPIC => mails += 1,
-                _ => {}
-            }
-        }
-        drop(stop);
-        runner.await??;
+        let report = place_and_deliver(file, orders.clone(), &mail_server, || {
+            assert_eq!(mail_server.taken(), Vec::<String>::new());
+            mail_server.open();
+        })
+        .await?;
+        assert_eq!(report.delivered, 2 * CUSTOMERS.len() as u64);
+        let orders = orders.delivered();
+        assert_eq!(orders.len(), CUSTOMERS.len());
+        assert!(orders.iter().all(|order| order.topic() == shop::TOPIC));
         let mut taken = mail_server.taken();
         taken.sort();
         assert_eq!(taken, CUSTOMERS);
-        assert_eq!(orders.delivered().len(), CUSTOMERS.len());
         Ok(())
     }
 }
