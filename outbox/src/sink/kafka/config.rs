@@ -161,10 +161,11 @@ impl KafkaSinkBuilder {
         self.set("linger.ms", millis.to_string())
     }
 
-    /// How long a message may take to be delivered before it goes back to the runner, which sends it again. By
-    /// default 5 s; a runner's lease must last at least three times as long. What could not even be sent goes back after
-    /// half of this time, and a request that was sent is waited for up to this time longer. A request ends after it too
-    /// (`socket.timeout.ms`, unless that is set).
+    /// How long a message may take to be delivered before it goes back to the runner, which sends it again.
+    /// By default 5 s; a runner's lease must last at least three times as long. What could not even be sent
+    /// goes back after half of this time, and a request that was sent is waited for up to this time longer. A
+    /// request ends after it too (`socket.timeout.ms`, unless that is set): with 2 s or less, a broker that has
+    /// just started and is slow to answer is asked several times before delivery goes on.
     #[must_use]
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
@@ -211,8 +212,8 @@ impl KafkaSinkBuilder {
         self.set("security.protocol", protocol)
     }
 
-    /// Authenticates by SASL, on connections with TLS (feature `kafka-ssl`), for which [`tls`](Self::tls) need only be called to
-    /// change something.
+    /// Authenticates by SASL, on connections with TLS (feature `kafka-ssl`), for which [`tls`](Self::tls)
+    /// need only be called to change something.
     #[must_use]
     pub fn sasl(self, sasl: KafkaSasl) -> Self {
         self.authenticate(sasl).set("security.protocol", "SASL_SSL")
@@ -288,9 +289,9 @@ impl KafkaSinkBuilder {
         })
     }
 
-    /// librdkafka may give up no message by itself: it would send what is queued behind it as soon as it can, and if
-    /// the program stood still for a while, before anybody heard of it. So its requests end in time, and the messages
-    /// are taken back together.
+    /// librdkafka may give up no message by itself: it would send what is queued behind it as soon as it can,
+    /// and if the program stood still for a while, before anybody heard of it. So its requests end in time,
+    /// and the messages are taken back together.
     fn at_least_once(&self) -> ClientConfig {
         let mut client = self.client.clone();
         client.set("message.timeout.ms", "0");
@@ -299,14 +300,6 @@ impl KafkaSinkBuilder {
             let timeout = self.message_timeout.clamp(shortest, longest);
             client.set(SOCKET_TIMEOUT, timeout.as_millis().to_string());
         }
-        client
-    }
-
-    /// A transaction is committed with all of its messages, or none.
-    fn exactly_once_client(&self) -> ClientConfig {
-        let mut client = self.client.clone();
-        let millis = self.message_timeout.as_millis().to_string();
-        client.set("message.timeout.ms", millis);
         client
     }
 
@@ -371,8 +364,12 @@ impl KafkaSinkBuilder {
                 "the name {name:?} of the outbox makes no topic: {error}"
             )));
         }
+        // librdkafka may give up a message by itself here: a transaction is committed with all of its
+        // messages, or none.
+        let mut client = self.client.clone();
+        let millis = self.message_timeout.as_millis().to_string();
+        client.set("message.timeout.ms", millis);
         // Refuses what no producer takes, before any lane has one.
-        let client = self.exactly_once_client();
         let mut trial = client.clone();
         trial.set("transactional.id", &ledger);
         let _: BaseProducer = trial.create().map_err(KafkaConfigError::from)?;
