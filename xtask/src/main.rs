@@ -9,6 +9,7 @@ mod deny;
 mod diagrams;
 mod diesel;
 mod docs;
+mod features;
 mod fuzz;
 mod minimal_versions;
 mod msrv;
@@ -56,6 +57,8 @@ enum Task {
     Diagrams,
     /// Make the documentation as docs.rs shows it
     Docs,
+    /// Build what is published with each of its features alone
+    Features,
     /// Build what is published with the lowest versions of its dependencies that the manifests allow
     MinimalVersions,
     /// Build what is published with the oldest compiler that is promised
@@ -93,6 +96,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Fuzz(args) => fuzz::run(args),
         Task::Diagrams => diagrams::run(),
         Task::Docs => docs::run(),
+        Task::Features => features::run(),
         Task::MinimalVersions => minimal_versions::run(),
         Task::Msrv => msrv::run(),
         Task::Package => package::run(),
