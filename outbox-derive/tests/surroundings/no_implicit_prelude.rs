@@ -9,13 +9,13 @@ const TOPIC: &str = "orders";
 #[outbox(headers(name = name, id = self.id, next = self.id + 1), version = 3, max_bytes = 500)]
 #[outbox(envelope = CloudEvent(source = "/{name}", subject = id, time = "2018-04-05T17:31:00Z",
     dataschema = "urn:{id}", mode = structured))]
-pub struct Struct<'a, const N: usize> {
-    pub id: u32,
+struct Struct<'a, const N: usize> {
+    id: u32,
     #[outbox(header = "region")]
-    pub name: &'a str,
+    name: &'a str,
     #[outbox(id)]
-    pub event_id: ::outbox::uuid::Uuid,
-    pub data: [u8; N],
+    event_id: ::outbox::uuid::Uuid,
+    data: [u8; N],
 }
 
 impl<const N: usize> ::std::convert::AsRef<[u8]> for Struct<'_, N> {
@@ -26,10 +26,12 @@ impl<const N: usize> ::std::convert::AsRef<[u8]> for Struct<'_, N> {
 
 #[derive(::outbox::OutboxEvent)]
 #[outbox(topic = "orders-{0}", key = _0, rename_all = "snake_case", encode_with = encode)]
-pub enum Enum {
+enum Enum {
     Tuple(u8),
     #[outbox(topic = "other", key = a)]
-    Struct { a: ::std::option::Option<u8> },
+    Struct {
+        a: ::std::option::Option<u8>,
+    },
     #[outbox(topic = TOPIC, key = "unit", tombstone, envelope = CloudEvent(source = TOPIC))]
     Unit,
 }
@@ -38,7 +40,8 @@ fn encode(_: &Enum) -> ::std::result::Result<::std::vec::Vec<u8>, ::outbox::BoxE
     ::std::result::Result::Ok(::std::vec::Vec::new())
 }
 
-fn main() {
+#[::core::prelude::v1::test]
+fn needs_no_prelude() {
     use ::outbox::OutboxEvent as _;
     let event = Struct {
         id: 7,
@@ -49,7 +52,9 @@ fn main() {
     ::std::assert!(event.message().is_ok());
     for event in [
         Enum::Tuple(1),
-        Enum::Struct { a: ::std::option::Option::None },
+        Enum::Struct {
+            a: ::std::option::Option::None,
+        },
         Enum::Unit,
     ] {
         ::std::assert!(event.message().is_ok());

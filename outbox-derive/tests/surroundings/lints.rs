@@ -1,6 +1,11 @@
 //! The expansion breaks no lint, and allows none that the user may have forbidden.
 #![forbid(warnings, unused, deprecated, unsafe_code, elided_lifetimes_in_paths)]
-#![forbid(missing_docs, unused_qualifications, single_use_lifetimes, unreachable_pub)]
+#![forbid(
+    missing_docs,
+    unused_qualifications,
+    single_use_lifetimes,
+    unreachable_pub
+)]
 
 mod forbidden {
     use outbox::OutboxEvent;
@@ -20,7 +25,8 @@ mod forbidden {
     }
 }
 
-fn main() {
+#[test]
+fn breaks_no_lint() {
     use outbox::OutboxEvent as _;
     assert!(forbidden::Event { id: 1, name: "a" }.message().is_ok());
 }

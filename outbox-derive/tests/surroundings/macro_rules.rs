@@ -18,7 +18,8 @@ macro_rules! event {
 
 event!(Placed, id: u8, "orders", "order-{id}", concat!("order", ".placed"));
 
-fn main() {
+#[test]
+fn in_macros() {
     let message = Placed { id: 1, other: 2 }.message().unwrap();
     assert_eq!(message.key(), Some(&b"order-1"[..]));
     assert_eq!(message.event_type(), Some("order.placed"));

@@ -43,7 +43,8 @@ struct Event {
     message: u8,
 }
 
-fn main() {
+#[::core::prelude::v1::test]
+fn names_are_taken() {
     let event = Event {
         id: 7,
         key: 1,
@@ -55,6 +56,12 @@ fn main() {
         message: 7,
     };
     let message = ::outbox::OutboxEvent::message(&event).unwrap();
-    assert_eq!(message.headers().first("all"), ::std::option::Option::Some(&b"3"[..]));
-    assert_eq!(message.headers().first("two"), ::std::option::Option::Some(&b"14"[..]));
+    assert_eq!(
+        message.headers().first("all"),
+        ::std::option::Option::Some(&b"3"[..])
+    );
+    assert_eq!(
+        message.headers().first("two"),
+        ::std::option::Option::Some(&b"14"[..])
+    );
 }

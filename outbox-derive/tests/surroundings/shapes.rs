@@ -98,12 +98,16 @@ mod private {
 
     impl<T> Fields<T> {
         pub(super) fn new(body: T) -> Self {
-            Self { hidden: Hidden, body }
+            Self {
+                hidden: Hidden,
+                body,
+            }
         }
     }
 }
 
-fn main() {
+#[test]
+fn every_kind_of_type() {
     fn sent(event: impl OutboxEvent) {
         event.message().unwrap();
     }
@@ -113,8 +117,15 @@ fn main() {
     sent(Tuple(1, 2));
     sent(r#RawNames { r#type: 1, r#fn: 2 });
     sent(r#enum::r#match { r#type: 1 });
-    sent(Lifetimes { id: "a", body: b"b" });
-    sent(Generic { id: 1, body: &"x", rest: [1_u8; 2] });
+    sent(Lifetimes {
+        id: "a",
+        body: b"b",
+    });
+    sent(Generic {
+        id: 1,
+        body: &"x",
+        rest: [1_u8; 2],
+    });
     sent(GenericEnum::A { id: "a" });
     sent(Commas(1));
     sent(private::Fields::new(1));

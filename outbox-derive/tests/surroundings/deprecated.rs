@@ -5,24 +5,22 @@
 #[derive(serde::Serialize, outbox::OutboxEvent)]
 #[outbox(topic = "orders", key = id)]
 #[deprecated]
-pub struct Type {
+struct Type {
     id: u8,
 }
 
 #[derive(serde::Serialize, outbox::OutboxEvent)]
 #[outbox(topic = "orders", key = old)]
-pub struct Field {
+struct Field {
     #[deprecated]
     old: u8,
 }
 
 #[derive(serde::Serialize, outbox::OutboxEvent)]
 #[outbox(topic = "orders")]
-pub enum Variant {
+enum Variant {
     #[deprecated]
     #[outbox(key = _0)]
     Old(u8),
     New,
 }
-
-fn main() {}

@@ -4,7 +4,7 @@
 extern crate outbox as mailbox;
 
 mod vendored {
-    pub use outbox as inner;
+    pub(super) use outbox as inner;
 }
 
 #[derive(serde::Serialize, mailbox::OutboxEvent)]
@@ -12,14 +12,15 @@ mod vendored {
 struct Path(u8);
 
 #[derive(serde::Serialize, mailbox::OutboxEvent)]
-#[outbox(topic = "orders", key = self.0, crate = "crate::vendored::inner")]
+#[outbox(topic = "orders", key = self.0, crate = "crate::renamed::vendored::inner")]
 struct Quoted(u8);
 
 #[derive(serde::Serialize, mailbox::OutboxEvent)]
-#[outbox(crate = "vendored::inner", topic = "orders", envelope = mailbox::CloudEvent(source = "/"))]
+#[outbox(crate = "self::vendored::inner", topic = "orders", envelope = mailbox::CloudEvent(source = "/"))]
 struct Enveloped;
 
-fn main() {
+#[test]
+fn the_library_has_another_name() {
     use mailbox::OutboxEvent as _;
     assert!(Enveloped.message().is_ok());
     assert!(Path(1).message().is_ok());
