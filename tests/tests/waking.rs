@@ -59,11 +59,16 @@ fn number(database: &Postgres, query: &str) -> Result<i64> {
         .n)
 }
 
+/// Of how many lanes writers are asked to ring.
+fn sleeping(database: &Postgres) -> Result<i64> {
+    let lanes = "SELECT count(*) AS n FROM outbox_doorbell WHERE asleep_until > clock_timestamp()";
+    number(database, lanes)
+}
+
 /// Waits until all lanes' writers are asked to ring.
 async fn asleep(database: &Postgres) -> Result<()> {
-    let lanes = "SELECT count(*) AS n FROM outbox_doorbell WHERE asleep_until > clock_timestamp()";
     until("the runner does not sleep", async || {
-        Ok(number(database, lanes)? == 16)
+        Ok(sleeping(database)? == 16)
     })
     .await
 }
@@ -95,13 +100,49 @@ async fn a_sleeping_runner_hears_the_doorbell() -> Result<()> {
         latencies[10]
     );
     tokio::task::spawn_blocking(|| runner.stop()).await??;
-    let sleeping =
-        "SELECT count(*) AS n FROM outbox_doorbell WHERE asleep_until > clock_timestamp()";
     assert_eq!(
-        number(&database, sleeping)?,
+        sleeping(&database)?,
         0,
         "nobody rings for a runner that has gone"
     );
+    Ok(())
+}
+
+/// Where messages come one by one, it is told of each, and says nothing; where they come fast, it spares
+/// writers the ring.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_runner_sleeps_on_over_single_messages_and_gets_up_for_many() -> Result<()> {
+    const SINGLE: usize = 8;
+    let database = Postgres::create()?;
+    let broker = RecordingSink::new();
+    let (runner, _) = start(&database, &broker, NEVER)?;
+    asleep(&database).await?;
+    let said =
+        "SELECT sum(extract(epoch FROM asleep_until) * 1000000)::bigint AS n FROM outbox_doorbell";
+    let before = number(&database, said)?;
+    for n in 1..=SINGLE {
+        publish(&database, "single")?;
+        broker.wait_until(|log| log.len() == n).await;
+        until("a message is not settled", async || {
+            Ok(database.waiting()? == 0)
+        })
+        .await?;
+    }
+    assert_eq!(number(&database, said)?, before, "it got up");
+
+    let mut connection = database.connect()?;
+    let mut count = SINGLE;
+    until("it does not get up", async || {
+        let many: Vec<_> = (0..100).map(|_| Message::new("t")).collect();
+        connection.transaction(|c| publish_all(c, many))?;
+        count += 100;
+        Ok(sleeping(&database)? == 0)
+    })
+    .await?;
+    broker.wait_until(|log| log.len() == count).await;
+    asleep(&database).await?;
+    tokio::task::spawn_blocking(|| runner.stop()).await??;
     Ok(())
 }
 

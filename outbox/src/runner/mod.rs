@@ -17,6 +17,7 @@ mod leasing;
 mod links;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
+mod pace;
 mod quota;
 mod reading;
 mod refusal;

@@ -7,15 +7,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::pace::Pace;
 use super::session::{Batch, Origin, Session};
 use super::tracker::Admitted;
 use super::waking::{Rest, Sleep};
 use super::{RunError, quota, survive};
 use crate::sink::Sink;
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
-
-/// The pause before the first look after work.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// In how many turns deep lanes are read for transactions.
 const TURNS: usize = 4;
@@ -29,14 +27,12 @@ const LOOK_FOR_DUE: Duration = Duration::from_millis(500);
 impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Reads until the session ends. Batches go to `to_send` in the order in which they were admitted.
     pub(super) async fn read(&self, to_send: mpsc::Sender<Batch>) -> Result<(), RunError> {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(Instant::now());
         let mut backoff = Backoff::new();
         let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
         while self.ready_to_read().await {
-            let begin = Instant::now();
             let mut step = self.step(&mut reader, &to_send).await;
-            let took = begin.elapsed();
             if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
                 looked_for_due = Instant::now();
                 step = self.admit_due(&to_send).await.and(step);
@@ -49,18 +45,20 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
                     continue;
                 }
             }
-            if reader.found_work() {
+            if reader.found_work() && reader.pace.is_brisk() {
                 self.get_up(&mut sleep).await;
             }
             let Some(pause) = reader.pause(self.runner.settings.poll_interval) else {
                 continue;
             };
             let pause = match reader.found_work() {
-                true => pause,
+                // Nor do looks take more than half of the time while there is work.
+                true => pause.max(reader.took),
                 // Where much waits that must not be sent, looking takes long: not more than a fifth of the time.
-                false => pause.max(took * 4),
+                false => pause.max(reader.took * 4),
             };
-            let rest = match pause < SOON && self.tracker.has_busy_lanes() {
+            let soon = reader.found_work() || pause < SOON && self.tracker.has_busy_lanes();
+            let rest = match soon {
                 true => Rest::Wait(pause),
                 false => self.lie_down(&mut sleep, pause).await,
             };
@@ -102,6 +100,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         to_send: &mpsc::Sender<Batch>,
     ) -> Result<(), StoreError> {
         let runner = self.runner;
+        reader.took = Duration::ZERO;
         let (leases, exclude) = self.tracker.begin_read();
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         reader.seen.clone_from(&lanes);
@@ -122,7 +121,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             exclude,
             topics,
         };
+        let begin = Instant::now();
         let read = runner.ask(runner.store.read(&request)).await?;
+        reader.took = begin.elapsed();
         reader.learn(&request, &read);
         tracing::trace!(lanes = request.lanes.len(), messages = read.len(), "read");
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
@@ -228,20 +229,34 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 }
 
 /// How much to read next, and when, from what the last reads brought.
-#[derive(Default)]
 struct Reader {
+    pace: Pace,
     /// Of each lane, how many messages were asked for and how many came.
     last: BTreeMap<i16, (usize, usize)>,
     /// The deep lane that was read last, where not all of them are read at once.
     turn: i16,
     /// The lanes that could be read the last time.
     seen: Vec<i16>,
+    /// How long the database took for the last read. What sinks take is none of it.
+    took: Duration,
     /// Whether the last read left anything.
     more: bool,
     empty: u32,
 }
 
 impl Reader {
+    fn new(now: Instant) -> Self {
+        Self {
+            pace: Pace::new(now),
+            last: BTreeMap::new(),
+            turn: 0,
+            seen: Vec::new(),
+            took: Duration::ZERO,
+            more: false,
+            empty: 0,
+        }
+    }
+
     fn quotas(&self, most: usize, lanes: &[i16]) -> Vec<(i16, usize)> {
         let last: Vec<_> = lanes
             .iter()
@@ -269,6 +284,7 @@ impl Reader {
             self.more |= got >= asked;
             self.last.insert(lane, (asked, got));
         }
+        self.pace.came(read.len(), Instant::now());
         match read.len() {
             0 => self.brought_nothing(&request.lanes),
             _ => self.empty = 0,
@@ -293,7 +309,7 @@ impl Reader {
         if std::mem::take(&mut self.more) && self.found_work() {
             return None;
         }
-        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.empty.min(16));
+        let pause = self.pace.pause().saturating_mul(1 << self.empty.min(16));
         Some(pause.min(longest))
     }
 }
@@ -326,7 +342,7 @@ mod tests {
     #[test]
     fn pauses_only_without_work() {
         let second = Duration::from_secs(1);
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(Instant::now());
         let first = request(&reader);
         assert_eq!(first.lanes, [(0, 5), (1, 5)]);
         reader.learn(&first, &read(0, 5));
@@ -339,7 +355,8 @@ mod tests {
         assert!(next.lanes[0].1 > 5, "and deeper: {next:?}");
 
         reader.learn(&next, &read(0, 1));
-        assert_eq!(reader.pause(second), Some(SHORTEST_PAUSE));
+        let after_work = reader.pause(second);
+        assert_eq!(after_work, Some(reader.pace.pause()));
 
         let mut pauses = Vec::new();
         for _ in 0..20 {
@@ -348,12 +365,13 @@ mod tests {
             pauses.extend(reader.pause(second));
         }
         assert!(pauses.is_sorted());
-        assert_eq!((pauses[0], pauses[19]), (2 * SHORTEST_PAUSE, second));
+        assert_eq!(Some(pauses[0] / 2), after_work);
+        assert_eq!(pauses[19], second);
     }
 
     #[test]
     fn deep_lanes_take_turns() {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(Instant::now());
         let all = vec![0, 1, 2, 3, 4];
         assert_eq!(
             reader.take_turns(2, all.clone()),
@@ -373,7 +391,7 @@ mod tests {
     /// Or a key that waits would keep the runner reading it over and over.
     #[test]
     fn a_full_lane_of_which_nothing_can_be_sent_is_no_work() {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(Instant::now());
         let first = request(&reader);
         reader.learn(&first, &read(0, 5));
         reader.brought_nothing(&first.lanes);
@@ -383,7 +401,7 @@ mod tests {
     /// While deep lanes are on their way, others may well be empty.
     #[test]
     fn a_lane_that_is_not_read_stays_deep() {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(Instant::now());
         let both = request(&reader);
         reader.learn(&both, &read(0, 5));
         let empty = ReadRequest {

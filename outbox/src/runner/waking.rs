@@ -130,7 +130,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     /// Prepares a pause, after a look that brought nothing.
     pub(super) async fn lie_down(&self, sleep: &mut Sleep, pause: Duration) -> Rest {
         let poll = self.runner.settings.poll_interval;
-        if pause < WORTHWHILE.min(poll) || !self.runner.bell.heard.load(Ordering::Relaxed) {
+        if !self.runner.bell.heard.load(Ordering::Relaxed) {
             return Rest::Wait(pause);
         }
         // Longer than until it is said again, and not so long that writers ring for a runner that is
@@ -142,6 +142,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         };
         if sleep.announced.as_ref().is_some_and(known) {
             return Rest::Wait(poll);
+        }
+        if pause < WORTHWHILE.min(poll) {
+            return Rest::Wait(pause);
         }
         let since = Instant::now();
         let runner = self.runner;
