@@ -12,7 +12,7 @@ use outbox::store::{Position, StoredMessage};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
 use outbox_tests::rig::wait_until;
-use outbox_tests::topic::{Arrived, Kafka};
+use outbox_tests::topic::{ApiKey, Arrived, Kafka, Topic};
 use rdkafka::error::RDKafkaErrorCode;
 use uuid::Uuid;
 
@@ -140,17 +140,7 @@ async fn what_is_never_answered_is_told_as_unknown() -> Result<()> {
         .message_timeout(TIMEOUT)
         .set("socket.timeout.ms", "300000")
         .build()?;
-    let send = async |id| {
-        let message = StoredMessage {
-            position: Position { lane: 0, id },
-            message: Message::new(topic.name()).with_key("k"),
-            created_at: SystemTime::now(),
-            defect: None,
-        };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let sent = sink.send(&[message], deadline).await;
-        tokio::time::timeout(Duration::from_secs(30), sent).await
-    };
+    let send = |id| send(&sink, &topic, id);
     let deadline = Instant::now() + Duration::from_secs(30);
     // The first ones may wait for a connection for too long.
     while send(1).await? != [Ok(())] {
@@ -164,6 +154,52 @@ async fn what_is_never_answered_is_told_as_unknown() -> Result<()> {
         .collect();
     assert_eq!(kinds, [Err(SinkErrorKind::Unavailable)]);
     Ok(())
+}
+
+/// librdkafka can wait for its producer's id for ever. Here it is refused one for a while, which looks the same
+/// from outside: nothing is sent, and nothing is said to be wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_sends_nothing_any_more_is_given_up() -> Result<()> {
+    let kafka = Kafka::in_process()?;
+    let topic = kafka.create_topic(1)?;
+    let refusals = vec![RDKafkaErrorCode::CoordinatorLoadInProgress; 10_000];
+    kafka.refuse(ApiKey::InitProducerId, &refusals)?;
+    let sink = KafkaSink::builder(kafka.bootstrap())
+        .message_timeout(Duration::from_millis(300))
+        .build()?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut id = 0;
+    loop {
+        ensure!(Instant::now() < deadline, "it is not given up");
+        id += 1;
+        let outcomes = send(&sink, &topic, id).await?;
+        let [Err(error)] = &outcomes[..] else {
+            anyhow::bail!("something was sent: {outcomes:?}");
+        };
+        assert_eq!(error.kind(), SinkErrorKind::Unavailable);
+        if error.to_string().contains("a new one takes its place") {
+            break;
+        }
+    }
+    kafka.refuse(ApiKey::InitProducerId, &[])?;
+    while send(&sink, &topic, id).await? != [Ok(())] {
+        ensure!(Instant::now() < deadline, "the new one delivers nothing");
+    }
+    assert_eq!(topic.read_to_end()?.len(), 1, "what was not sent arrives");
+    Ok(())
+}
+
+/// Sends one message, whose outcome has to be told soon.
+async fn send(sink: &KafkaSink, topic: &Topic, id: i64) -> Result<Vec<Result<(), SinkError>>> {
+    let message = StoredMessage {
+        position: Position { lane: 0, id },
+        message: Message::new(topic.name()).with_key("k"),
+        created_at: SystemTime::now(),
+        defect: None,
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let sent = sink.send(&[message], deadline).await;
+    Ok(tokio::time::timeout(Duration::from_secs(30), sent).await?)
 }
 
 /// A topic that is missing holds up its own messages, and they follow when it is created.

@@ -14,7 +14,7 @@ use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
 use super::config::KafkaConfigError;
 use super::outcome;
 use super::pending::{Pending, Token};
-use super::producer::PolledProducer;
+use super::producer::{Failure, PolledProducer};
 use super::record;
 use super::topics::Topics;
 use crate::store::StoredMessage;
@@ -64,17 +64,25 @@ impl AtLeastOnce {
 
     /// The producer for the next batch.
     ///
-    /// librdkafka's idempotent producer stops for good when it can't tell any more what the broker has.
-    /// Another one takes its place, but gets nothing before the runner has heard what became of all that
-    /// the first one had: so this is an error once.
+    /// librdkafka's idempotent producer stops for good when it can't tell any more what the broker has, and
+    /// may fall silent. Another one takes its place, but gets nothing before the runner has heard what became
+    /// of all that the first one had: so this is an error once.
     fn producer(&self) -> Result<Arc<PolledProducer>, SinkError> {
         let mut current = self.lock();
-        let Some(reason) = current.producer.failure() else {
-            return Ok(current.producer.clone());
-        };
-        let failed = match current.producer.has_delivered() {
-            true => 0,
-            false => current.failed + 1,
+        let (reason, failed) = match current.producer.failure() {
+            None => return Ok(current.producer.clone()),
+            Some(Failure::Fatal(reason)) => match current.producer.has_delivered() {
+                true => (reason, 0),
+                false => (reason, current.failed + 1),
+            },
+            // It may be the brokers, which come back.
+            Some(Failure::Silent(silent)) => {
+                let trouble = self.topics.connection().trouble();
+                let trouble = trouble.as_deref().unwrap_or(outcome::SLOW);
+                let silent = silent.as_secs_f64();
+                let reason = format!("it sent nothing for {silent:.0} s: {trouble}");
+                (reason, current.failed)
+            }
         };
         if failed >= HOPELESS {
             return Err(SinkError::fatal(format!(

@@ -14,6 +14,7 @@ mod pending;
 mod producer;
 mod properties;
 mod security;
+mod silence;
 mod topics;
 
 use std::fmt;

@@ -20,7 +20,8 @@ pub(super) fn words(error: &KafkaError) -> String {
     }
 }
 
-const SLOW: &str = "its broker is away or too slow";
+/// What is wrong if nothing is known to be.
+pub(super) const SLOW: &str = "its broker is away or too slow";
 
 /// Sorts a failed delivery by its cause, and names the topic and the remedy. `trouble` is what is known to
 /// be wrong with the connections: a message only times out.

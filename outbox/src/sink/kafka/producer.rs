@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
@@ -19,6 +19,7 @@ use super::config::KafkaConfigError;
 use super::connection::Connection;
 use super::outcome;
 use super::pending::{Pending, Token};
+use super::silence::Silence;
 use super::topics::Topics;
 
 /// How long the thread waits for reports, at most, before it looks whether it is still needed. In the last
@@ -27,6 +28,14 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// The thread looks that often, at least, in a message time-out.
 const LOOKS: u32 = 8;
+
+/// Why another producer has to take the place of one.
+pub(super) enum Failure {
+    /// It can do nothing any more.
+    Fatal(String),
+    /// It has sent nothing for so long.
+    Silent(Duration),
+}
 
 /// A producer and its thread. Dropped, it is closed on that thread, since closing waits for
 /// librdkafka.
@@ -50,6 +59,7 @@ impl PolledProducer {
             failures,
             pending: Pending::default(),
             delivered: AtomicBool::new(false),
+            silence: Silence::new(message_timeout),
             producer: OnceLock::new(),
         };
         let producer = Arc::new(BaseProducer::from_config_and_context(config, reports)?);
@@ -89,10 +99,14 @@ impl PolledProducer {
         self.producer.send(record)
     }
 
-    /// Why it can do nothing any more, if that is so.
-    pub(super) fn failure(&self) -> Option<String> {
-        let (code, reason) = self.producer.client().fatal_error()?;
-        Some(format!("{reason} ({})", outcome::meaning(code)))
+    /// Whether another one has to take its place.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        if let Some((code, reason)) = self.producer.client().fatal_error() {
+            let reason = format!("{reason} ({})", outcome::meaning(code));
+            return Some(Failure::Fatal(reason));
+        }
+        let silent = self.producer.context().silence.is_stall(Instant::now())?;
+        Some(Failure::Silent(silent))
     }
 
     /// Whether it has delivered anything.
@@ -120,6 +134,7 @@ struct Reports {
     failures: Failures,
     pending: Pending,
     delivered: AtomicBool,
+    silence: Silence,
     producer: OnceLock<Weak<BaseProducer<Reports>>>,
 }
 
@@ -165,9 +180,14 @@ impl ProducerContext for Reports {
             Ok(message) => {
                 self.delivered.store(true, Ordering::Relaxed);
                 self.topics.connection().is_well();
+                self.silence.broken();
                 self.report(token, Ok(()), message.topic());
             }
             Err((error, message)) => {
+                match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::PurgeQueue) => self.silence.goes_on(Instant::now()),
+                    _ => self.silence.broken(),
+                }
                 let trouble = self.topics.connection().trouble();
                 let failure = outcome::failure(error, message.topic(), trouble.as_deref());
                 self.report(token, Err(failure), message.topic());
