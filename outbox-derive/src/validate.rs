@@ -364,6 +364,18 @@ impl Resolver {
         let version = optional(|s| s.version.as_ref(), errors);
         let max_bytes = container.max_bytes.as_ref();
         let max_bytes = max_bytes.and_then(|max| self.source(&max.value, case, errors));
+        if let (Some(Source::Constant(text)), Some(setting)) =
+            (&key, own.key.as_ref().or(outer.key.as_ref()))
+            && case
+                .fields
+                .iter()
+                .any(|field| field.has_name() && field.is_called(text))
+        {
+            let message = format!(
+                "{text:?} is text, the same for every event; for the field, write `key = {text}`"
+            );
+            self.complain(&setting.value, message, errors);
+        }
         let headers = self.headers(outer, case, version, errors);
         let envelope = self.envelope(outer, case, errors);
 
@@ -458,12 +470,17 @@ impl Resolver {
         match resolve(value, case) {
             Ok(source) => Some(source),
             Err(message) => {
-                if !self.complained.contains(&std::ptr::from_ref(value)) {
-                    self.complained.push(std::ptr::from_ref(value));
-                    errors.at(value.span(), message);
-                }
+                self.complain(value, message, errors);
                 None
             }
+        }
+    }
+
+    /// Once, though the value be that of several variants.
+    fn complain(&mut self, value: &Value, message: String, errors: &mut Errors) {
+        if !self.complained.contains(&std::ptr::from_ref(value)) {
+            self.complained.push(std::ptr::from_ref(value));
+            errors.at(value.span(), message);
         }
     }
 }
