@@ -632,9 +632,16 @@ async fn on_postgres_runners_share_the_lanes() -> Result<()> {
 async fn a_database_without_tables_is_a_clear_error() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("empty.sqlite");
-    let store = SqliteStore::new(path.to_string_lossy());
-    let runner = Runner::builder(store, RecordingSink::new()).build()?;
-    let error = runner.run_until(std::future::pending()).await.unwrap_err();
-    assert!(error.to_string().contains("run the migrations"), "{error}");
+    let refusal = async || -> Result<String> {
+        let store = SqliteStore::new(path.to_string_lossy());
+        let runner = Runner::builder(store, RecordingSink::new()).build()?;
+        let error = runner.run_until(std::future::pending()).await.unwrap_err();
+        Ok(error.to_string())
+    };
+    let text = refusal().await?;
+    assert!(text.contains("empty.sqlite") && !path.exists(), "{text}");
+    std::fs::File::create(&path)?;
+    let text = refusal().await?;
+    assert!(text.contains("run the migrations"), "{text}");
     Ok(())
 }

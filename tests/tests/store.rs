@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use diesel::Connection as _;
+use diesel::connection::SimpleConnection as _;
 use outbox::store::{
     LaneBatch, Lease, MysqlStore, PostgresStore, ReadRequest, RunnerId, Store, StoreErrorKind,
 };
@@ -63,6 +64,20 @@ async fn sqlite_without_tables_is_refused() {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 async fn postgres_without_tables_is_refused() -> Result<()> {
     without_its_tables_it_is_refused(Postgres::empty()?.store()?).await;
+    Ok(())
+}
+
+/// The application may have one of its own, of the same name.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn postgres_with_the_tables_of_another_outbox_is_refused() -> Result<()> {
+    let database = Postgres::empty()?;
+    let own = "CREATE TABLE outbox (id bigserial PRIMARY KEY, topic text)";
+    database.connect()?.batch_execute(own)?;
+    let error = database.store()?.check().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Fatal);
+    let text = error.to_string();
+    assert!(text.contains("outbox migrate up --schema"), "{text}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! every method is one short transaction on one connection, away from the async runtime.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -120,6 +121,13 @@ impl fmt::Debug for SqliteStore {
 }
 
 fn open(path: &str) -> Result<SqliteConnection, StoreError> {
+    // SQLite would make an empty one.
+    let is_file = !path.starts_with("file:") && path != ":memory:";
+    if is_file && !Path::new(path).exists() {
+        return Err(StoreError::fatal(format!(
+            "there is no file {path:?}; the application makes it, with its tables"
+        )));
+    }
     let mut connection = SqliteConnection::establish(path).map_err(StoreError::unavailable)?;
     // A settle that a power failure takes back only repeats messages: NORMAL is enough for it.
     connection.batch_execute(

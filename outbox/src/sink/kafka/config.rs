@@ -21,6 +21,20 @@ use super::{Guarantee, KafkaSink};
 const SOCKET_TIMEOUT: &str = "socket.timeout.ms";
 const SOCKET_TIMEOUTS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(300)];
 
+const BROKERS: &str = "bootstrap.servers";
+
+/// What librdkafka takes before the address of a broker. With another one it would look for brokers for ever.
+const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+
+/// The first address that has another protocol.
+fn foreign(addresses: &str) -> Option<&str> {
+    let mut addresses = addresses.split(',').map(str::trim);
+    addresses.find(|address| {
+        let protocol = address.split_once("://").map(|(protocol, _)| protocol);
+        protocol.is_some_and(|protocol| !PROTOCOLS.iter().any(|p| p.eq_ignore_ascii_case(protocol)))
+    })
+}
+
 /// Configures a [`KafkaSink`].
 ///
 /// What has a method is set by it, and what has none by [`set`](Self::set), which takes any property of
@@ -79,7 +93,7 @@ impl KafkaSinkBuilder {
         client
             // What to log is decided by who listens to `tracing`; what `debug` asks for is more.
             .set_log_level(RDKafkaLogLevel::Info)
-            .set("bootstrap.servers", brokers)
+            .set(BROKERS, brokers)
             .set("client.id", "outbox")
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -320,6 +334,11 @@ impl KafkaSinkBuilder {
                 "with 0 messages of a key in flight none would be sent; give at least 1",
             ));
         }
+        if let Some(address) = self.client.get(BROKERS).and_then(foreign) {
+            return Err(KafkaConfigError(format!(
+                "{address:?} is no address of a broker; give its host and port, as `localhost:9092`"
+            )));
+        }
         if let Some(topics) = &self.new_topics {
             topics.check().map_err(KafkaConfigError::new)?;
             if self.tokens.is_some() {
@@ -517,6 +536,16 @@ mod tests {
         assert!(text.contains("at least 1"), "{text}");
         let text = refusal(builder().create_topics(0, None));
         assert!(text.contains("at least 1"), "{text}");
+    }
+
+    #[test]
+    fn brokers_have_addresses_and_no_urls() {
+        for address in ["kafka://localhost:9092", "localhost:9092, http://kafka"] {
+            let text = refusal(KafkaSinkBuilder::new(address.into()));
+            assert!(text.contains("as `localhost:9092`"), "{text}");
+        }
+        let own = KafkaSinkBuilder::new("localhost:9092,PLAINTEXT://localhost:9093".into());
+        assert!(own.build().is_ok());
     }
 
     #[test]

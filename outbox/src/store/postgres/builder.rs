@@ -97,8 +97,8 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if a URL can't be read, or demands TLS for which there is no
-    /// connector, if the schema can be no name, or without any connection.
+    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if a URL can't be read, names no host, or demands TLS for
+    /// which there is no connector, if the schema can be no name, or without any connection.
     pub fn build(self) -> Result<PostgresStore, StoreError> {
         if self.max_connections == 0 {
             return Err(StoreError::fatal("`max_connections` must be at least 1"));
@@ -126,8 +126,8 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if the URL can't be read, or if the schema can be no
-    /// name.
+    /// [`Fatal`](crate::store::StoreErrorKind::Fatal) if the URL can't be read, or names no host, or if the
+    /// schema can be no name.
     pub fn config(&self) -> Result<Config, StoreError> {
         self.config_of(&self.url)
     }
@@ -139,6 +139,12 @@ impl PostgresStoreBuilder {
                  `postgres://user@host/database`"
             ))
         })?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(StoreError::fatal(
+                "its URL names no host: give one, as in `postgres://user@host/database`, or the directory of a \
+                 socket, as in `postgres:///database?host=/var/run/postgresql`",
+            ));
+        }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -198,6 +204,19 @@ impl fmt::Debug for PostgresStoreBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_without_a_host_is_refused() {
+        for url in ["postgres:///shop", ""] {
+            let refused = PostgresStoreBuilder::new(url).build().err();
+            let text = refused.map(|error| error.to_string()).unwrap_or_default();
+            assert!(text.contains("names no host"), "{url:?}: {text}");
+        }
+        let socket = "postgres:///shop?host=/var/run/postgresql";
+        assert!(PostgresStoreBuilder::new(socket).build().is_ok());
+        let address = "hostaddr=127.0.0.1 dbname=shop";
+        assert!(PostgresStoreBuilder::new(address).build().is_ok());
+    }
 
     #[test]
     fn a_url_that_demands_tls_needs_a_connector() {
