@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 /// The tables on MySQL, version 8.0.16 or later, and on MariaDB, version 10.11 or later.

@@ -24,11 +24,11 @@ pub fn register(connection: &mut SqliteConnection, email: &str) -> Result<(), ou
         let event = UserRegistered {
             email: email.to_owned(),
         };
-        event.publish(c)?;
-        // Whatever fails after `publish` takes the message back with everything else.
+        // Who changes first, and publishes then, publishes in the order of the changes.
         diesel::insert_into(users::table)
             .values(users::email.eq(email))
             .execute(c)?;
+        event.publish(c)?;
         Ok(())
     })
 }

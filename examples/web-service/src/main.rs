@@ -29,6 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // What the runner waits for, and why, it tells here.
+    tracing_subscriber::fmt().init();
     let url = env::var("DATABASE_URL").context("DATABASE_URL")?;
     let brokers = env::var("KAFKA_BROKERS").context("KAFKA_BROKERS")?;
     migrate(&url).await?;

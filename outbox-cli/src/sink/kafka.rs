@@ -94,8 +94,10 @@ impl Kafka {
     /// A sink that knows no brokers, and so connects to none; or why librdkafka does not take the settings.
     pub(super) fn rehearse(&self) -> Result<KafkaSink, String> {
         let alone = self.builder.clone().set(BOOTSTRAP, "");
-        // What it has to say, it says again when it is made in earnest.
-        let made = with_default(NoSubscriber::new(), || alone.build());
+        // What it has to say, it says again when it is made in earnest; but for its having no brokers, which
+        // librdkafka tells from another thread.
+        let silent = alone.set("log_level", "0");
+        let made = with_default(NoSubscriber::new(), || silent.build());
         made.map_err(|error| error.to_string())
     }
 

@@ -138,7 +138,7 @@ fn a_second_signal_ends_it_at_once() -> Result<()> {
     let mut running = Running::start(command)?;
     running.wait_for("messages=1")?;
     running.signal(Signal::TERM)?;
-    running.wait_for("a second signal stops at once")?;
+    running.wait_for("one more signal ends it at once")?;
     running.signal(Signal::TERM)?;
     assert_eq!(running.ended()?.code(), Some(130), "{}", running.log()?);
     assert_eq!(database.waiting()?, 1);

@@ -42,7 +42,7 @@ impl<S: Store, K: Sink> Runner<S, K> {
             let name = self.id.name.clone();
             let first = async {
                 next().await;
-                tracing::info!(runner = %name, "a second signal stops at once");
+                tracing::info!(runner = %name, "told to stop; one more signal ends it at once");
             };
             self.run_to_the_end(first, next()).await
         }
