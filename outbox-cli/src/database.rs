@@ -112,7 +112,7 @@ impl Database {
 /// The schema that the settings name, if it can be one.
 pub(crate) fn schema(settings: &mut Settings) -> Option<String> {
     settings.value(&SCHEMA, |name| {
-        let store = PostgresStore::builder("postgres://").schema(name);
+        let store = PostgresStore::builder("postgres://localhost").schema(name);
         match store.config() {
             Ok(_) => Ok(name.to_owned()),
             Err(_) => Err("a name of PostgreSQL has 1 to 63 bytes".to_owned()),
