@@ -13,7 +13,7 @@ use outbox::runner::{
     Completion, Health, OnRejection, RunError, Runner, RunnerBuilder, RunnerEvent, RunnerThread,
 };
 use outbox::sink::{Delivery, Sink, SinkError};
-use outbox::store::{SqliteStore, StoredMessage};
+use outbox::store::{SqliteStore, Store as _, StoredMessage};
 use outbox::testing::RecordingSink;
 use outbox::{Message, publish_all};
 
@@ -643,5 +643,8 @@ async fn a_database_without_tables_is_a_clear_error() -> Result<()> {
     std::fs::File::create(&path)?;
     let text = refusal().await?;
     assert!(text.contains("run the migrations"), "{text}");
+    let url = SqliteStore::new(format!("sqlite://{}", path.display()));
+    let error = url.check().await.unwrap_err().to_string();
+    assert!(error.contains("run the migrations"), "{error}");
     Ok(())
 }

@@ -50,7 +50,7 @@ fn as_published(copy: &Path) -> Result<()> {
 
 fn change(path: &Path, change: impl FnOnce(&mut Table) -> Result<()>) -> Result<()> {
     let shown = || path.display().to_string();
-    let mut manifest: Table = fs::read_to_string(path)?.parse().with_context(shown)?;
+    let mut manifest = package::manifest(path)?;
     change(&mut manifest).with_context(shown)?;
     fs::write(path, manifest.to_string()).with_context(shown)
 }
@@ -64,10 +64,7 @@ mod tests {
         let copy = tempfile::tempdir().unwrap();
         sources::copy(copy.path()).unwrap();
         as_published(copy.path()).unwrap();
-        let read = |name: &str| -> Table {
-            let text = fs::read_to_string(copy.path().join(name)).unwrap();
-            text.parse().unwrap()
-        };
+        let read = |name| package::manifest(&copy.path().join(name)).unwrap();
         let members = read("Cargo.toml")["workspace"]["members"].clone();
         assert_eq!(members, Value::from(package::PUBLISHED.to_vec()));
         let library = read("outbox/Cargo.toml");

@@ -6,8 +6,7 @@ use crate::cargo::{cargo_of, succeed};
 use crate::package;
 use crate::prerequisites::{self, Need};
 use crate::sources;
-use anyhow::{Context, Result};
-use std::fs;
+use anyhow::Result;
 use std::path::Path;
 use toml::Table;
 
@@ -31,10 +30,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// All that a package has, but for those.
-fn features(package: &str) -> Result<Vec<String>> {
-    let path = Path::new(sources::ROOT).join(package).join("Cargo.toml");
-    let shown = || path.display().to_string();
-    let manifest: Table = fs::read_to_string(&path)?.parse().with_context(shown)?;
+fn features(name: &str) -> Result<Vec<String>> {
+    let manifest = package::manifest(&Path::new(sources::ROOT).join(name).join("Cargo.toml"))?;
     let features = manifest.get("features").and_then(|value| value.as_table());
     let names = features.into_iter().flat_map(Table::keys);
     Ok(names

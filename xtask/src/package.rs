@@ -2,7 +2,10 @@
 
 use crate::cargo::{cargo, succeed};
 use crate::prerequisites::{self, Need};
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
+use toml::Table;
 
 /// The packages that are published, in the order in which they need each other.
 pub(crate) const PUBLISHED: [&str; 4] = [
@@ -11,6 +14,15 @@ pub(crate) const PUBLISHED: [&str; 4] = [
     "outbox",
     "outbox-cli",
 ];
+
+/// What a manifest says.
+pub(crate) fn manifest(path: &Path) -> Result<Table> {
+    let shown = || path.display().to_string();
+    fs::read_to_string(path)
+        .with_context(shown)?
+        .parse()
+        .with_context(shown)
+}
 
 /// The arguments of cargo that mean them.
 pub(crate) fn published() -> impl Iterator<Item = &'static str> {

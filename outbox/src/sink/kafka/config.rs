@@ -26,13 +26,12 @@ const BROKERS: &str = "bootstrap.servers";
 /// What librdkafka takes before the address of a broker. With another one it would look for brokers for ever.
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// The first address that has another protocol.
-fn foreign(addresses: &str) -> Option<&str> {
-    let mut addresses = addresses.split(',').map(str::trim);
-    addresses.find(|address| {
-        let protocol = address.split_once("://").map(|(protocol, _)| protocol);
-        protocol.is_some_and(|protocol| !PROTOCOLS.iter().any(|p| p.eq_ignore_ascii_case(protocol)))
-    })
+/// The first other one. What follows it may hold a password.
+fn foreign_protocol(addresses: &str) -> Option<&str> {
+    let mut protocols = addresses
+        .split(',')
+        .filter_map(|address| Some(address.trim().split_once("://")?.0));
+    protocols.find(|protocol| !PROTOCOLS.iter().any(|p| p.eq_ignore_ascii_case(protocol)))
 }
 
 /// Configures a [`KafkaSink`].
@@ -334,9 +333,9 @@ impl KafkaSinkBuilder {
                 "with 0 messages of a key in flight none would be sent; give at least 1",
             ));
         }
-        if let Some(address) = self.client.get(BROKERS).and_then(foreign) {
+        if let Some(protocol) = self.client.get(BROKERS).and_then(foreign_protocol) {
             return Err(KafkaConfigError(format!(
-                "{address:?} is no address of a broker; give its host and port, as `localhost:9092`"
+                "`{protocol}://…` is no address of a broker; give its host and port, as `localhost:9092`"
             )));
         }
         if let Some(topics) = &self.new_topics {
@@ -540,9 +539,13 @@ mod tests {
 
     #[test]
     fn brokers_have_addresses_and_no_urls() {
-        for address in ["kafka://localhost:9092", "localhost:9092, http://kafka"] {
+        for address in [
+            "kafka://shop:secret@localhost:9092",
+            "localhost:9092, http://kafka",
+        ] {
             let text = refusal(KafkaSinkBuilder::new(address.into()));
             assert!(text.contains("as `localhost:9092`"), "{text}");
+            assert!(!text.contains("secret"), "{text}");
         }
         let own = KafkaSinkBuilder::new("localhost:9092,PLAINTEXT://localhost:9093".into());
         assert!(own.build().is_ok());

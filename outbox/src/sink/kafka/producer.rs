@@ -105,7 +105,7 @@ impl PolledProducer {
             let reason = format!("{reason} ({})", outcome::meaning(code));
             return Some(Failure::Fatal(reason));
         }
-        let silent = self.producer.context().silence.is_stall(Instant::now())?;
+        let silent = self.producer.context().silence.stall(Instant::now())?;
         Some(Failure::Silent(silent))
     }
 

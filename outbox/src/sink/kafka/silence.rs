@@ -1,9 +1,8 @@
 //! Producers that send nothing any more.
 //!
-//! librdkafka removes a broker that the others do not know any more, with all that was asked of it. If that
-//! was the producer's id, it waits for the answer for ever, sends nothing, and calls itself well (librdkafka
-//! 2.12: `rd_kafka_handle_InitProducerId` forgets `ERR__DESTROY`). Of all that is handed to it then, nothing
-//! leaves its queue.
+//! Chaos found one: nothing left its queue any more, beside healthy brokers, and it called itself well. By its
+//! source, librdkafka 2.12 can wait for a producer's id for ever: a broker that the others do not know any more
+//! is removed with all that was asked of it, and `rd_kafka_handle_InitProducerId` forgets `ERR__DESTROY`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -49,7 +48,7 @@ impl Silence {
     }
 
     /// How long it has lasted, if that is too long.
-    pub(super) fn is_stall(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn stall(&self, now: Instant) -> Option<Duration> {
         let since = Some(self.since.load(Ordering::Relaxed)).filter(|&since| since != NONE)?;
         let since = self.begin + Duration::from_millis(since);
         Some(now.saturating_duration_since(since)).filter(|silent| *silent > self.longest)
@@ -64,17 +63,17 @@ mod tests {
     fn who_sends_nothing_for_long_is_given_up() {
         let silence = Silence::new(Duration::from_secs(1));
         let after = |seconds| silence.begin + Duration::from_secs(seconds);
-        assert_eq!(silence.is_stall(after(1_000)), None, "nobody asked it to");
+        assert_eq!(silence.stall(after(1_000)), None, "nobody asked it to");
 
         silence.goes_on(after(10));
         silence.goes_on(after(15));
-        assert_eq!(silence.is_stall(after(16)), None);
-        assert_eq!(silence.is_stall(after(17)), Some(Duration::from_secs(7)));
+        assert_eq!(silence.stall(after(16)), None);
+        assert_eq!(silence.stall(after(17)), Some(Duration::from_secs(7)));
 
         silence.broken();
-        assert_eq!(silence.is_stall(after(18)), None);
+        assert_eq!(silence.stall(after(18)), None);
         silence.goes_on(after(18));
-        assert_eq!(silence.is_stall(after(24)), None, "it counts anew");
-        assert!(silence.is_stall(after(25)).is_some());
+        assert_eq!(silence.stall(after(24)), None, "it counts anew");
+        assert!(silence.stall(after(25)).is_some());
     }
 }

@@ -89,12 +89,10 @@ pub(super) async fn check(client: &Client, schema: Option<&str>) -> Result<(), S
     match row.try_get::<_, Option<String>>(3)? {
         None => Ok(()),
         // All versions have it.
-        Some(missing) if missing.split(", ").any(|name| name == "outbox_lanes") => {
-            Err(StoreError::fatal(
-                "its table `outbox` is none of this outbox's; put the tables into a schema of their own, by \
+        Some(missing) if missing.contains("outbox_lanes") => Err(StoreError::fatal(
+            "its table `outbox` is none of this outbox's; put the tables into a schema of their own, by \
                  `outbox migrate up --schema …`, and name the schema",
-            ))
-        }
+        )),
         Some(missing) => Err(StoreError::fatal(format!(
             "its tables are of an older version, and lack `{missing}`; {REMEDY}"
         ))),
