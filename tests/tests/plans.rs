@@ -84,6 +84,15 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
             let (lanes, ids): (Vec<_>, Vec<_>) = positions.iter().map(|p| (p.lane, p.id)).unzip();
             format!("'{{{}}}', '{{{}}}'", join(&lanes), join(&ids))
         };
+        // Each a range by itself.
+        let ranges = |positions: &[Position]| {
+            let (lanes, ids): (Vec<_>, Vec<_>) = positions.iter().map(|p| (p.lane, p.id)).unzip();
+            let ids = join(&ids);
+            format!(
+                "'{{{}}}', '{{{ids}}}', '{{{ids}}}', '{{{ids}}}'",
+                join(&lanes)
+            )
+        };
         let nothing = |what: &str| format!("array_fill({what}, ARRAY[256])");
         let first = others[256];
         let statements = [
@@ -95,11 +104,11 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
             ),
             format!(
                 "SELECT * FROM outbox_settle({fence}, {})",
-                places(&some[..256])
+                ranges(&some[..256])
             ),
             format!(
                 "SELECT * FROM outbox_archive_delivered({fence}, {})",
-                places(&some[256..])
+                ranges(&some[256..])
             ),
             format!(
                 "SELECT * FROM outbox_park({fence}, {}, {}, {}, {})",

@@ -76,9 +76,9 @@ impl QueryFragment<Pg> for InsertOne<'_> {
         out.push_bind_param::<Nullable<Text>, _>(&message.event_type)?;
         out.push_sql(
             ")) AS m (id, topic, partition, key, payload, headers, event_type) WHERE (\
-                SELECT count(pg_notify('outbox', b.tableoid || '/' || b.lane)) FROM outbox_doorbell AS b \
+                SELECT outbox_ring(b.tableoid, b.lane) FROM outbox_doorbell AS b \
                 WHERE b.lane = outbox_ordering_key(m.topic, m.partition, m.key, m.id) & 15 \
-                    AND b.asleep_until > clock_timestamp()) >= 0",
+                    AND b.asleep_until > clock_timestamp()) IS NULL",
         );
         Ok(())
     }
@@ -124,8 +124,8 @@ impl QueryFragment<Pg> for InsertMany<'_> {
         out.push_bind_param::<Array<Nullable<Text>>, _>(&self.event_types)?;
         out.push_sql(
             ") AS m (id, topic, partition, key, payload, headers, event_type) WHERE (\
-                SELECT count(pg_notify('outbox', b.tableoid || '/' || b.lane)) FROM outbox_doorbell AS b \
-                WHERE b.asleep_until > clock_timestamp()) >= 0",
+                SELECT count(outbox_ring(b.tableoid, b.lane)) FROM outbox_doorbell AS b \
+                WHERE b.asleep_until > clock_timestamp()) = 0",
         );
         Ok(())
     }

@@ -16,10 +16,10 @@ const TABLES: [&str; 8] = [
     "outbox_runners",
 ];
 
-/// All that runners call, as the migrations make it: a version of the library that calls another function needs
+/// All that runners and writers call, as the migrations make it: a version of the library that calls another function needs
 /// newer tables.
-const FUNCTIONS: [&str; 13] = [
-    "outbox_archive_delivered(smallint[], bigint[], uuid, smallint[], bigint[])",
+const FUNCTIONS: [&str; 14] = [
+    "outbox_archive_delivered(smallint[], bigint[], uuid, smallint[], bigint[], bigint[], bigint[])",
     "outbox_bury(smallint[], bigint[], uuid, smallint, bigint, text)",
     "outbox_horizon()",
     "outbox_lease(uuid, text, bigint)",
@@ -30,7 +30,8 @@ const FUNCTIONS: [&str; 13] = [
     "outbox_read(smallint[], bigint[], bigint[], bigint, bigint[], text[], text[], smallint[], bigint[], bigint[])",
     "outbox_refuse_again(smallint[], bigint[], uuid, smallint, bigint, text, integer, bigint)",
     "outbox_release(smallint[], bigint[], uuid)",
-    "outbox_settle(smallint[], bigint[], uuid, smallint[], bigint[])",
+    "outbox_ring(oid, smallint)",
+    "outbox_settle(smallint[], bigint[], uuid, smallint[], bigint[], bigint[], bigint[])",
     "outbox_unpark(smallint[], bigint[], uuid, smallint, bigint, boolean)",
 ];
 

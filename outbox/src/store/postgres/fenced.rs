@@ -49,6 +49,41 @@ fn places(positions: impl Iterator<Item = Position>) -> (Vec<i16>, Vec<i64>) {
         .unzip()
 }
 
+/// Where positions lie close together, as arrays.
+#[derive(Debug, Default, PartialEq)]
+struct Ranges {
+    lanes: Vec<i16>,
+    firsts: Vec<i64>,
+    lasts: Vec<i64>,
+}
+
+impl Ranges {
+    /// Ids of a lane that are further apart are looked for each by itself, since what lies between them, as
+    /// of a topic that is paused, would be walked. Those of a busy lane are 16 apart, by the other lanes.
+    const CLOSE: i64 = 128;
+
+    fn of(positions: &[Position]) -> Self {
+        let mut sorted: Vec<_> = positions.iter().map(|p| (p.lane, p.id)).collect();
+        sorted.sort_unstable();
+        let mut ranges = Self::default();
+        for (lane, id) in sorted {
+            match (ranges.lanes.last(), ranges.lasts.last_mut()) {
+                (Some(&same), Some(last))
+                    if same == lane && id.saturating_sub(*last) <= Self::CLOSE =>
+                {
+                    *last = id
+                }
+                _ => {
+                    ranges.lanes.push(lane);
+                    ranges.firsts.push(id);
+                    ranges.lasts.push(id);
+                }
+            }
+        }
+        ranges
+    }
+}
+
 pub(super) async fn settle(
     client: &Client,
     runner: &RunnerId,
@@ -57,11 +92,21 @@ pub(super) async fn settle(
     archive: bool,
 ) -> Result<Vec<Lease>, StoreError> {
     let call = match archive {
-        false => "SELECT lane, epoch FROM outbox_settle($1, $2, $3, $4, $5)",
-        true => "SELECT lane, epoch FROM outbox_archive_delivered($1, $2, $3, $4, $5)",
+        false => "SELECT lane, epoch FROM outbox_settle($1, $2, $3, $4, $5, $6, $7)",
+        true => "SELECT lane, epoch FROM outbox_archive_delivered($1, $2, $3, $4, $5, $6, $7)",
     };
-    let (lanes, ids) = places(delivered.iter().copied());
-    let parameters: [Parameter<'_>; 2] = [(&lanes, Type::INT2_ARRAY), (&ids, Type::INT8_ARRAY)];
+    let Ranges {
+        lanes,
+        firsts,
+        lasts,
+    } = Ranges::of(delivered);
+    let ids: Vec<_> = delivered.iter().map(|position| position.id).collect();
+    let parameters: [Parameter<'_>; 4] = [
+        (&lanes, Type::INT2_ARRAY),
+        (&firsts, Type::INT8_ARRAY),
+        (&lasts, Type::INT8_ARRAY),
+        (&ids, Type::INT8_ARRAY),
+    ];
     fenced(client, call, runner, leases, &parameters).await
 }
 
@@ -202,4 +247,29 @@ fn attempts(refusal: &Refusal) -> i32 {
 
 fn retry_ms(refusal: &Refusal) -> Option<i64> {
     refusal.retry_in.map(millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_ends_with_its_lane_and_before_a_gap() {
+        let position = |(lane, id)| Position { lane, id };
+        let delivered = [(1, 30), (0, 1), (0, 130), (1, 20), (0, 129)].map(position);
+        let expected = Ranges {
+            lanes: vec![0, 1],
+            firsts: vec![1, 20],
+            lasts: vec![130, 30],
+        };
+        assert_eq!(Ranges::of(&delivered), expected);
+
+        let expected = Ranges {
+            lanes: vec![0, 0],
+            firsts: vec![1, 130],
+            lasts: vec![1, 130],
+        };
+        assert_eq!(Ranges::of(&[(0, 1), (0, 130)].map(position)), expected);
+        assert_eq!(Ranges::of(&[]), Ranges::default());
+    }
 }
