@@ -162,13 +162,15 @@ impl Metrics {
     /// What became of a batch is known. What was skipped was never given to the broker.
     pub(super) fn known(&self, sent_at: Instant, batch: &[StoredMessage], outcomes: &[Outcome]) {
         let took = sent_at.elapsed().as_secs_f64();
-        let mut counts = HashMap::<_, u64>::new();
-        for (stored, outcome) in batch.iter().zip(outcomes) {
+        let sent = batch.iter().zip(outcomes).filter_map(|(stored, outcome)| {
             let error = outcome.as_ref().err().map(|error| error.kind());
-            if error != Some(SinkErrorKind::Skipped) {
-                let error = error.map(error_type);
-                *counts.entry((stored.message.topic(), error)).or_default() += 1;
-            }
+            let skipped = error == Some(SinkErrorKind::Skipped);
+            (!skipped).then(|| (stored.message.topic(), error.map(error_type)))
+        });
+        let mut counts = HashMap::<_, u64>::new();
+        // Messages of a topic mostly come together.
+        for alike in sent.collect::<Vec<_>>().chunk_by(PartialEq::eq) {
+            *counts.entry(alike[0]).or_default() += alike.len() as u64;
         }
         for ((topic, error), count) in counts {
             let topic = self.topics.get(topic);
@@ -191,16 +193,20 @@ impl Metrics {
     /// These were delivered and settled.
     pub(super) fn delivered<'m>(&self, messages: impl Iterator<Item = &'m StoredMessage>) {
         let now = self.state.now();
+        let messages: Vec<_> = messages.collect();
         let mut counts = HashMap::<_, (Arc<Topic>, u64)>::new();
-        for stored in messages {
-            let name = stored.message.topic();
+        // Messages of a topic mostly come together.
+        for alike in messages.chunk_by(|a, b| a.message.topic() == b.message.topic()) {
+            let name = alike[0].message.topic();
             let (topic, count) = counts
                 .entry(name)
                 .or_insert_with(|| (self.topics.get(name), 0));
-            *count += 1;
-            // Clocks can be set back: what lies in the future counts as now.
-            let age = now.duration_since(stored.created_at).unwrap_or_default();
-            self.latency.record(age.as_secs_f64(), &topic.destination);
+            *count += alike.len() as u64;
+            for stored in alike {
+                // Clocks can be set back: what lies in the future counts as now.
+                let age = now.duration_since(stored.created_at).unwrap_or_default();
+                self.latency.record(age.as_secs_f64(), &topic.destination);
+            }
         }
         for (topic, count) in counts.into_values() {
             self.delivered.add(count, &topic.destination);

@@ -390,7 +390,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         };
         let held = self.insist(settle).await?;
         self.notice_lost(&batch.leases, &held);
-        let own: HashSet<_> = held.iter().map(|lease| lease.lane).collect();
+        let own: Vec<_> = held.iter().map(|lease| lease.lane).collect();
         let settled = |position: &&Position| own.contains(&position.lane);
         let count = delivered.iter().filter(settled).count();
         self.delivered.fetch_add(count as u64, Ordering::Relaxed);

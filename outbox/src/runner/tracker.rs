@@ -2,7 +2,7 @@
 //!
 //! Pure state: nothing here waits, reads a clock or talks to the store or the sink.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -439,7 +439,7 @@ impl Tracker {
         }
         let mut admitted = Vec::with_capacity(due.len());
         let readable = state.lanes.values().filter(|lane| state.can_read(lane));
-        let readable: HashSet<_> = readable.map(|lane| lane.lease.lane).collect();
+        let readable: BTreeSet<_> = readable.map(|lane| lane.lease.lane).collect();
         for due in due {
             let position = due.stored.position;
             let key = due.stored.message.ordering_key().fingerprint();
@@ -574,7 +574,7 @@ impl Tracker {
         for lane in batch
             .iter()
             .map(|stored| stored.position.lane)
-            .collect::<HashSet<_>>()
+            .collect::<BTreeSet<_>>()
         {
             state.forget_if_idle(lane);
         }

@@ -3,13 +3,13 @@
 //! librdkafka gives back one pointer-sized value with each delivery report. It holds the number of
 //! the batch and the place of the message in it, so that a message costs no allocation.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::super::{Outcome, SinkError};
+use super::super::Outcome;
 
 #[derive(Default)]
 pub(super) struct Pending(Mutex<Batches>);
@@ -17,12 +17,12 @@ pub(super) struct Pending(Mutex<Batches>);
 #[derive(Default)]
 struct Batches {
     next: u32,
-    open: HashMap<u32, Batch>,
+    open: BTreeMap<u32, Batch>,
 }
 
 struct Batch {
-    outcomes: Vec<Outcome>,
-    reported: Vec<bool>,
+    /// Until its report is there, nothing is known about a message.
+    outcomes: Vec<Option<Outcome>>,
     missing: usize,
     /// The first message that has no report.
     oldest: usize,
@@ -78,11 +78,8 @@ impl Pending {
         oneshot::Receiver<Vec<Outcome>>,
     ) {
         let (done, outcomes) = oneshot::channel();
-        // Until its report is there, nothing is known about a message.
-        let unknown = SinkError::unavailable("there is no delivery report");
         let opened = Batch {
-            outcomes: vec![Err(unknown); len],
-            reported: vec![false; len],
+            outcomes: vec![None; len],
             missing: len,
             oldest: 0,
             queued: vec![(0, Instant::now())],
@@ -93,7 +90,7 @@ impl Pending {
         let batch = batches.next;
         batches.next = batch.wrapping_add(1);
         if len == 0 {
-            let _ = opened.done.send(opened.outcomes);
+            let _ = opened.done.send(Vec::new());
         } else {
             batches.open.insert(batch, opened);
         }
@@ -107,14 +104,10 @@ impl Pending {
         let Some(batch) = batches.open.get_mut(&token.batch) else {
             return;
         };
-        let index = token.index as usize;
-        if let (Some(slot), Some(reported @ false)) =
-            (batch.outcomes.get_mut(index), batch.reported.get_mut(index))
-        {
-            *slot = outcome;
-            *reported = true;
+        if let Some(unknown @ None) = batch.outcomes.get_mut(token.index as usize) {
+            *unknown = Some(outcome);
             batch.missing -= 1;
-            while batch.reported.get(batch.oldest) == Some(&true) {
+            while let Some(Some(_)) = batch.outcomes.get(batch.oldest) {
                 batch.oldest += 1;
             }
         }
@@ -122,7 +115,8 @@ impl Pending {
             && let Some(batch) = batches.open.remove(&token.batch)
         {
             // Nobody waits any more if the runner was dropped.
-            let _ = batch.done.send(batch.outcomes);
+            let outcomes = batch.outcomes.into_iter().flatten().collect();
+            let _ = batch.done.send(outcomes);
         }
     }
 
@@ -155,6 +149,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::SinkError;
     use super::*;
 
     #[test]

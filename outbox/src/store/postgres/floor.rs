@@ -172,7 +172,8 @@ impl Floors {
             generation: self.generation,
             ..Plan::default()
         };
-        let in_flight: HashSet<_> = request.exclude.iter().map(|position| position.id).collect();
+        let mut in_flight: Vec<_> = request.exclude.iter().map(|position| position.id).collect();
+        in_flight.sort_unstable();
         let mut lowest = BTreeMap::new();
         for &(number, _) in &request.lanes {
             let lane = self.lanes.entry(number).or_default();
@@ -248,10 +249,10 @@ impl Lane {
         self.known.clear();
     }
 
-    /// The floor, or the first message below that is to be read again.
-    fn first_to_read(&self, in_flight: &HashSet<i64>) -> i64 {
+    /// The floor, or the first message below that is to be read again: that is not among these, which are sorted.
+    fn first_to_read(&self, in_flight: &[i64]) -> i64 {
         let mut known = self.known.range(..self.floor);
-        let again = known.find(|&id| !in_flight.contains(id));
+        let again = known.find(|&id| in_flight.binary_search(id).is_err());
         again.copied().unwrap_or(self.floor)
     }
 
