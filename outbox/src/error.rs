@@ -96,7 +96,7 @@ pub enum Error {
     },
 
     /// The database refused the statement, or can't be reached.
-    #[error(transparent)]
+    #[error("{}{}", .0, remedy(.0))]
     Database(diesel::result::Error),
 }
 
@@ -114,6 +114,23 @@ impl Error {
     /// Whether the database refused the statement or could not be reached.
     pub fn is_database(&self) -> bool {
         matches!(self, Self::Database(_))
+    }
+}
+
+/// What to do where our tables are missing, or older than this version. Databases have no code for it that
+/// Diesel passes on.
+fn remedy(error: &diesel::result::Error) -> &'static str {
+    let text = match error {
+        diesel::result::Error::DatabaseError(_, information) => information.message(),
+        _ => return "",
+    };
+    let missing = ["does not exist", "doesn't exist", "no such table"];
+    match text.contains("outbox") && missing.iter().any(|words| text.contains(words)) {
+        true => {
+            "; run the migrations (`outbox::migrations`, `outbox migrate up`), or let the connection's \
+             `search_path` name the schema that has the tables"
+        }
+        false => "",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, ensure};
 use diesel::r2d2::{ConnectionManager, Pool, R2D2Connection};
 use diesel::result::Error as DieselError;
 use diesel::{Connection, SqliteConnection};
@@ -287,12 +287,35 @@ fn an_event_that_cannot_be_sent_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Without the tables, the error is the database's own.
-#[test]
-fn without_the_tables_the_database_says_so() -> Result<()> {
-    let mut connection = SqliteConnection::establish(":memory:")?;
+fn tells_what_is_missing<C>(mut connection: C) -> Result<()>
+where
+    C: Connection<Backend: OutboxBackend>,
+{
     let error = connection.transaction(|c| EVENT.publish(c)).unwrap_err();
-    assert!(error.is_database(), "{error}");
+    ensure!(error.is_database(), "{error}");
     let text = error.to_string();
-    text.contains("outbox").then_some(()).ok_or(anyhow!(text))
+    ensure!(
+        text.contains("outbox") && text.contains("run the migrations"),
+        "{text}"
+    );
+    let other = connection.transaction(|c| Ok(c.batch_execute("DELETE FROM orders")?));
+    let text = other.map_err(|error: outbox::Error| error.to_string());
+    ensure!(
+        text.as_ref()
+            .is_err_and(|text| !text.contains("migrations")),
+        "{text:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn without_the_tables_the_error_says_what_to_do() -> Result<()> {
+    tells_what_is_missing(SqliteConnection::establish(":memory:")?)
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn without_the_tables_the_error_says_what_to_do_on_servers() -> Result<()> {
+    tells_what_is_missing(Postgres::empty()?.connect()?)?;
+    tells_what_is_missing(MariaDb::empty()?.connect()?)
 }

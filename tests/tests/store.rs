@@ -56,8 +56,16 @@ async fn without_its_tables_it_is_refused(store: impl Store) {
 }
 
 #[tokio::test]
-async fn sqlite_without_tables_is_refused() {
-    without_its_tables_it_is_refused(outbox::store::SqliteStore::new(":memory:")).await;
+async fn sqlite_without_tables_is_refused() -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    let path = file.path().to_str().context("a path")?;
+    without_its_tables_it_is_refused(outbox::store::SqliteStore::new(path)).await;
+
+    // Each of the runner's connections would have an empty one of its own.
+    let error = outbox::store::SqliteStore::new(":memory:").check().await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("the runner needs a file"), "{error}");
+    Ok(())
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use outbox::store::Paused;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
@@ -22,7 +23,7 @@ const CLOCKS: Duration = Duration::from_secs(2);
 const LOOKED_AT: i64 = 10_000;
 
 /// What the runner needs, as `grants.sql` gives it.
-const RIGHTS: [(&str, &str); 8] = [
+const RIGHTS: [(&str, &str); 9] = [
     ("outbox", "SELECT, INSERT, DELETE"),
     ("outbox_archive", "SELECT, INSERT, DELETE"),
     ("outbox_parked", "SELECT, INSERT, UPDATE, DELETE"),
@@ -30,6 +31,7 @@ const RIGHTS: [(&str, &str); 8] = [
     ("outbox_dead_letters", "INSERT"),
     ("outbox_lanes", "SELECT, UPDATE"),
     ("outbox_doorbell", "SELECT, UPDATE"),
+    ("outbox_paused", "SELECT"),
     ("outbox_audit", ""),
 ];
 
@@ -42,7 +44,7 @@ pub(super) async fn examine(database: &Database, old: Duration) -> (Vec<Finding>
     };
     let topics = match look(&client, old, &mut findings).await {
         Ok(true) => {
-            findings.push(backlog(database).await);
+            findings.extend(backlog(database).await);
             topics(&client).await.unwrap_or_else(|error| {
                 findings.push(unseen(&Failure::from(error)));
                 Vec::new()
@@ -325,23 +327,25 @@ async fn clock(client: &Client) -> Result<Finding, Error> {
     })
 }
 
-async fn backlog(database: &Database) -> Finding {
+async fn backlog(database: &Database) -> Vec<Finding> {
     let status = match database.operator() {
         Ok(operator) => operator.status().await.map_err(Failure::from),
         Err(failure) => Err(failure),
     };
     let status = match status {
         Ok(status) => status,
-        Err(failure) => return unseen(&failure),
+        Err(failure) => return vec![unseen(&failure)],
     };
+    let mut findings = Vec::from_iter(paused(&status.paused));
     if status.is_deserted() {
-        return Finding::error(
+        findings.push(Finding::error(
             format!(
                 "no runner is alive; messages waiting: {}; parked: {}",
                 status.waiting, status.parked
             ),
             "Start one: `outbox run`.",
-        );
+        ));
+        return findings;
     }
     let found = format!(
         "messages waiting: {}; parked: {}; runners alive: {}",
@@ -349,9 +353,24 @@ async fn backlog(database: &Database) -> Finding {
         status.parked,
         status.runners.len()
     );
-    match status.parked.at_least {
+    findings.push(match status.parked.at_least {
         0 => Finding::ok(found),
         _ => Finding::warning(found, "See to the parked ones: `outbox parked list`."),
+    });
+    findings
+}
+
+fn paused(paused: &Paused) -> Option<Finding> {
+    match (paused.all, paused.topics.as_slice()) {
+        (true, _) => Some(Finding::warning(
+            "everything is paused",
+            "To let it go on: `outbox resume --all`.",
+        )),
+        (false, []) => None,
+        (false, topics) => Some(Finding::warning(
+            format!("these topics are paused: {}", topics.join(", ")),
+            "To let one go on: `outbox resume` and its name.",
+        )),
     }
 }
 

@@ -22,6 +22,9 @@ pub(super) const SETTINGS: [&Setting; 4] = [
 /// The property that says where the brokers are.
 const BOOTSTRAP: &str = "bootstrap.servers";
 
+/// Where no broker listens, should it connect all the same.
+const NOWHERE: &str = "localhost:1";
+
 /// A sink for Kafka that can be made.
 pub(crate) struct Kafka {
     brokers: String,
@@ -91,11 +94,10 @@ impl Kafka {
         &self.brokers
     }
 
-    /// A sink that knows no brokers, and so connects to none; or why librdkafka does not take the settings.
+    /// A sink that is never used, and so connects to nobody; or why librdkafka does not take the settings.
     pub(super) fn rehearse(&self) -> Result<KafkaSink, String> {
-        let alone = self.builder.clone().set(BOOTSTRAP, "");
-        // What it has to say, it says again when it is made in earnest; but for its having no brokers, which
-        // librdkafka tells from another thread.
+        let alone = self.builder.clone().set(BOOTSTRAP, NOWHERE);
+        // What it has to say, it says again when it is made in earnest.
         let silent = alone.set("log_level", "0");
         let made = with_default(NoSubscriber::new(), || silent.build());
         made.map_err(|error| error.to_string())

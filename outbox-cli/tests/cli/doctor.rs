@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use diesel::Connection as _;
 use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, RunQueryDsl as _};
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::servers;
 use outbox_tests::topic::Kafka;
@@ -81,16 +81,22 @@ fn each_thing_that_is_wrong_is_found() -> Result<()> {
     let database = Postgres::create()?;
     database.plain_sql(
         "ALTER SEQUENCE outbox_id_seq CACHE 20; ALTER TABLE outbox SET (autovacuum_enabled = false); \
-         INSERT INTO outbox (topic) VALUES ('t')",
+         INSERT INTO outbox (topic) VALUES ('t'); \
+         INSERT INTO outbox_paused (topic) VALUES ('invoices'), ('orders')",
     )?;
     let text = finds(database.url(), 1)?;
     for expected in [
+        "warning  these topics are paused: invoices, orders",
         "ERROR    each writer draws 20 ids at once",
         "warning  autovacuum is off",
         "ERROR    no runner is alive; messages waiting: 1; parked: 0",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+
+    database.plain_sql("INSERT INTO outbox_paused (topic) VALUES ('*')")?;
+    let text = finds(database.url(), 1)?;
+    assert!(text.contains("warning  everything is paused"), "{text}");
 
     let read_only = format!(
         "{}?options=-cdefault_transaction_read_only=on",
@@ -142,7 +148,7 @@ fn other_outboxes_of_the_database_are_named() -> Result<()> {
     Ok(())
 }
 
-/// A runner's role is all that a runner needs, and the doctor agrees.
+/// A runner's role is all that a runner needs, and the doctor agrees. It misses each of its rights.
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn a_runners_rights_are_enough() -> Result<()> {
@@ -156,6 +162,28 @@ fn a_runners_rights_are_enough() -> Result<()> {
     let text = finds(&format!("postgres://{role}@{place}"), 0)?;
     assert!(text.contains("may do what a runner does"), "{text}");
     assert!(!text.contains("warning"), "{text}");
+
+    #[derive(diesel::QueryableByName)]
+    struct Right {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        privilege: String,
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        name: String,
+    }
+    let rights: Vec<Right> = diesel::sql_query(
+        "SELECT privilege_type::text AS privilege, table_name::text AS name \
+         FROM information_schema.role_table_grants WHERE grantee = 'outbox_runner'",
+    )
+    .load(&mut database.connect()?)?;
+    anyhow::ensure!(rights.len() >= 20, "{} rights", rights.len());
+    for Right { privilege, name } in rights {
+        let right = format!("{privilege} ON {name}");
+        database.plain_sql(&format!("REVOKE {right} FROM outbox_runner"))?;
+        let text = finds(&format!("postgres://{role}@{place}"), 1)?;
+        let missing = format!("lacks rights of a runner: {privilege} on {name}");
+        assert!(text.contains(&missing), "{missing}: {text}");
+        database.plain_sql(&format!("GRANT {right} TO outbox_runner"))?;
+    }
     Ok(())
 }
 

@@ -7,6 +7,10 @@
 //! published there: [`assert_published!`], [`refute_published!`], and the methods of [`TestConnection`].
 //! [`drain`](TestConnection::drain) delivers it to a [`RecordingSink`], without a runner.
 //!
+//! All of them see what the connection sees: what is committed in the database, and waits there, too. So let
+//! tests have a database of their own in which nothing waits, and `begin_test_transaction` before anything else:
+//! without it, `drain` settles what is committed.
+//!
 //! # A runner without servers
 //!
 //! A runner needs neither a database nor a broker here, and no test has to wait for a time to pass:

@@ -26,12 +26,42 @@ const BROKERS: &str = "bootstrap.servers";
 /// What librdkafka takes before the address of a broker. With another one it would look for brokers for ever.
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// The first other one. What follows it may hold a password.
-fn foreign_protocol(addresses: &str) -> Option<&str> {
-    let mut protocols = addresses
-        .split(',')
-        .filter_map(|address| Some(address.trim().split_once("://")?.0));
-    protocols.find(|protocol| !PROTOCOLS.iter().any(|p| p.eq_ignore_ascii_case(protocol)))
+/// Refuses what librdkafka would take, and then look for brokers in vain. Of a foreign protocol nothing else is
+/// shown: what follows it may hold a password.
+fn check_brokers(addresses: &str) -> Result<(), KafkaConfigError> {
+    let addresses: Vec<_> = addresses.split(',').map(str::trim).collect();
+    if addresses.iter().all(|address| address.is_empty()) {
+        return Err(KafkaConfigError::new(
+            "no broker is given; give the host and port of at least one, as `localhost:9092`",
+        ));
+    }
+    for address in addresses {
+        let place = match address.split_once("://") {
+            None => address,
+            Some((protocol, place))
+                if PROTOCOLS.iter().any(|p| p.eq_ignore_ascii_case(protocol)) =>
+            {
+                place
+            }
+            Some((protocol, _)) => {
+                return Err(KafkaConfigError(format!(
+                    "`{protocol}://…` is no address of a broker; give its host and port, as `localhost:9092`"
+                )));
+            }
+        };
+        // Other colons are those of an IPv6 address.
+        let port = place
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
+        if let Some((_, port)) = port
+            && !port.parse::<u16>().is_ok_and(|port| port > 0)
+        {
+            return Err(KafkaConfigError(format!(
+                "{port:?} is no port of a broker; give its host and port, as `localhost:9092`"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Configures a [`KafkaSink`].
@@ -333,11 +363,7 @@ impl KafkaSinkBuilder {
                 "with 0 messages of a key in flight none would be sent; give at least 1",
             ));
         }
-        if let Some(protocol) = self.client.get(BROKERS).and_then(foreign_protocol) {
-            return Err(KafkaConfigError(format!(
-                "`{protocol}://…` is no address of a broker; give its host and port, as `localhost:9092`"
-            )));
-        }
+        check_brokers(self.client.get(BROKERS).unwrap_or_default())?;
         if let Some(topics) = &self.new_topics {
             topics.check().map_err(KafkaConfigError::new)?;
             if self.tokens.is_some() {
@@ -540,15 +566,27 @@ mod tests {
     #[test]
     fn brokers_have_addresses_and_no_urls() {
         for address in [
+            "",
+            " , ",
             "kafka://shop:secret@localhost:9092",
             "localhost:9092, http://kafka",
+            "localhost:",
+            "localhost:0",
+            "localhost:kafka",
+            "[::1]:65536",
+            "ssl://localhost:-1",
         ] {
             let text = refusal(KafkaSinkBuilder::new(address.into()));
             assert!(text.contains("as `localhost:9092`"), "{text}");
             assert!(!text.contains("secret"), "{text}");
         }
-        let own = KafkaSinkBuilder::new("localhost:9092,PLAINTEXT://localhost:9093".into());
-        assert!(own.build().is_ok());
+        for address in [
+            "localhost:9092,PLAINTEXT://localhost:9093",
+            "localhost, [::1]:9092, ::1,",
+        ] {
+            let taken = KafkaSinkBuilder::new(address.into()).build();
+            assert!(taken.is_ok(), "{address}: {:?}", taken.err());
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl PostgresStoreBuilder {
     fn config_of(&self, url: &str) -> Result<Config, StoreError> {
         let mut config: Config = url.parse().map_err(|error| {
             StoreError::fatal(format!(
-                "its URL can't be read: {error}, as in \
+                "its URL can't be read: {error}; give one as \
                  `postgres://user@host/database`"
             ))
         })?;

@@ -5,7 +5,7 @@ use diesel::connection::LoadConnection;
 
 use super::statements::Select;
 use super::{TestBackend, TestConnection, Waiting};
-use crate::Blocking;
+use crate::{Blocking, Error};
 
 // So that errors tell what the trait says, and not only which of diesel's is missing.
 #[diagnostic::do_not_recommend]
@@ -25,9 +25,11 @@ where
         T: Send + 'c,
         F: FnOnce(Vec<Waiting>) -> (T, Vec<i64>) + Send + 'c,
     {
-        let rows = Select
-            .load::<<C::Backend as TestBackend>::Row>(self)
-            .unwrap_or_else(|error| panic!("the table `outbox` can't be read: {error}"));
+        // No closure: a panic is to show the line of the test.
+        let rows = match Select.load::<<C::Backend as TestBackend>::Row>(self) {
+            Ok(rows) => rows,
+            Err(error) => panic!("the table `outbox` can't be read: {}", Error::from(error)),
+        };
         let (value, settled) = look(rows.into_iter().map(Into::into).collect());
         for id in settled {
             let settle = <C::Backend as TestBackend>::Settle::from(id);

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::statements::Select;
 use super::{TestBackend, TestConnection, Waiting};
-use crate::Async;
+use crate::{Async, Error};
 
 // So that errors tell what the trait says, and not only which of diesel's is missing.
 #[diagnostic::do_not_recommend]
@@ -28,6 +28,7 @@ where
             let rows = Select
                 .load::<<C::Backend as TestBackend>::Row>(self)
                 .await
+                .map_err(Error::from)
                 .unwrap_or_else(|error| panic!("the table `outbox` can't be read: {error}"));
             let (value, settled) = look(rows.into_iter().map(Into::into).collect());
             for id in settled {
