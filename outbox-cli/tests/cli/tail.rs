@@ -12,6 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::program::{Running, end, outbox, wait};
 
@@ -34,7 +35,9 @@ fn follow(kafka: &Kafka, topics: &str, arguments: &[&str]) -> Result<Running> {
 
 fn deliver(database: &Postgres, kafka: &Kafka) -> Result<()> {
     let mut command = outbox(["run", "--brokers", kafka.bootstrap()]);
-    command.args(["--delivery", "exactly-once", "--name", "tailed"]);
+    // Its ledger is this outbox's, also when the test runs again.
+    let name = format!("tailed-{}", Uuid::new_v4().simple());
+    command.args(["--delivery", "exactly-once", "--name", &name]);
     command.env("DATABASE_URL", database.url());
     let mut running = Running::start(command)?;
     wait(|| Ok((database.left()? == (0, 0)).then_some(())))?;

@@ -14,6 +14,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::program::{Ended, Running, end, outbox, wait};
 
@@ -112,10 +113,9 @@ const ARCHIVE: [&str; 4] = ["--completion", "archive", "--retention", "72h"];
 #[test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn nothing_is_found_where_all_is_well() -> Result<()> {
-    for delivery in [
-        &[][..],
-        &["--delivery", "exactly-once", "--name", "verified"],
-    ] {
+    // Its ledger is this outbox's, also when the test runs again.
+    let name = format!("verified-{}", Uuid::new_v4().simple());
+    for delivery in [&[][..], &["--delivery", "exactly-once", "--name", &name]] {
         let site = Site::new(1_000, &[delivery, &ARCHIVE].concat())?;
         site.age()?;
         site.write(5)?;
