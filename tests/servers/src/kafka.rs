@@ -14,6 +14,7 @@ use crate::maven::{class_path, java};
 use crate::{port, process};
 use anyhow::Result;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 pub use self::cluster::Cluster;
 pub use self::node::Node;
@@ -21,6 +22,9 @@ pub use self::secured::{Identity, Listener, Secured};
 
 /// The options of Java for a server that has the machine to itself.
 const JAVA: [&str; 2] = ["-Xms512m", "-Xmx512m"];
+
+/// How long a broker may count as dead that has just started.
+const FENCED: Duration = Duration::from_secs(60);
 
 /// A command for one of Kafka's own programs, such as `org.apache.kafka.tools.TopicCommand`.
 ///
@@ -82,18 +86,28 @@ impl Kafka {
         self.0.address()
     }
 
-    /// Creates a topic.
+    /// Creates a topic. On a busy machine the broker's heartbeats may be late: it is waited for until it counts
+    /// as alive.
     ///
     /// # Errors
     ///
     /// When Kafka refuses to: with its reason.
     pub fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
-        let mut command = tool("org.apache.kafka.tools.TopicCommand")?;
-        command.args(["--bootstrap-server", &self.bootstrap()]);
-        command.args(["--create", "--topic", name]);
-        command.args(["--partitions", &partitions.to_string()]);
-        let log = self.0.file("topics.log");
-        process::run_logged(command, &format!("cannot create the topic {name}"), &log)
+        let deadline = Instant::now() + FENCED;
+        loop {
+            let mut command = tool("org.apache.kafka.tools.TopicCommand")?;
+            command.args(["--bootstrap-server", &self.bootstrap()]);
+            command.args(["--create", "--topic", name]);
+            command.args(["--partitions", &partitions.to_string()]);
+            let log = self.0.file("topics.log");
+            let what = format!("cannot create the topic {name}");
+            match process::run_logged(command, &what, &log) {
+                Err(error)
+                    if error.to_string().contains("currently fenced")
+                        && Instant::now() < deadline => {}
+                created => return created,
+            }
+        }
     }
 
     /// Whether it runs. It may have ended by itself.
