@@ -351,7 +351,7 @@ async fn calls_that_are_given_up_leave_nothing_behind_on_mariadb() -> Result<()>
     Ok(())
 }
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(200);
 
 fn runner(name: &str) -> RunnerId {
