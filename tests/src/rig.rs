@@ -23,9 +23,14 @@ use tempfile::TempDir;
 /// Long enough for anything on a machine that is busy with something else.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// As short as the message time-out allows.
+/// So short that tests need not wait long for what a runner has lost. On a busy machine they run out now and
+/// then without a fault, which repeats messages; no promise forbids it.
 const LEASE: Duration = Duration::from_millis(1_500);
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// So long that they never run out in a test.
+const LONG_LEASE: Duration = Duration::from_secs(200);
+const LONG_MESSAGE_TIMEOUT: Duration = LIMIT;
 
 /// How many partitions the topic has.
 const PARTITIONS: i32 = 3;
@@ -217,6 +222,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// With time-outs that nothing reaches which is merely slow: for tests where nothing may be repeated, or
+    /// be said to be away.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        self.lease = LONG_LEASE;
+        self.message_timeout = LONG_MESSAGE_TIMEOUT;
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use crate::rig::wait_until;
+use crate::rig::{LIMIT, wait_until};
 
 pub use rdkafka::types::RDKafkaApiKey as ApiKey;
 
@@ -494,7 +494,7 @@ impl Topic {
 
     /// A broker that was just started, or has just got the partition, may refuse to tell at first.
     fn end_for(&self, consumer: &BaseConsumer, partition: i32) -> Result<i64> {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + LIMIT;
         loop {
             let watermarks = consumer.fetch_watermarks(&self.name, partition, ANSWER);
             match watermarks {

@@ -80,27 +80,27 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
         ensure!(read.len() == 16 * 64, "{} were read", read.len());
         let positions: Vec<_> = read.iter().map(|stored| stored.position).collect();
         let (some, others) = positions.split_at(512);
-        let places = |positions: &[Position]| {
-            let (lanes, ids): (Vec<_>, Vec<_>) = positions.iter().map(|p| (p.lane, p.id)).unzip();
-            format!("'{{{}}}', '{{{}}}'", join(&lanes), join(&ids))
+        let ids = |positions: &[Position]| {
+            let ids: Vec<_> = positions.iter().map(|place| place.id).collect();
+            format!("'{{{}}}'", join(&ids))
         };
-        // Each a range by itself.
+        let places = |positions: &[Position]| {
+            let lanes: Vec<_> = positions.iter().map(|place| place.lane).collect();
+            format!("'{{{}}}', {}", join(&lanes), ids(positions))
+        };
+        // Each a range by itself, which begins and ends with it.
         let ranges = |positions: &[Position]| {
-            let (lanes, ids): (Vec<_>, Vec<_>) = positions.iter().map(|p| (p.lane, p.id)).unzip();
-            let ids = join(&ids);
-            format!(
-                "'{{{}}}', '{{{ids}}}', '{{{ids}}}', '{{{ids}}}'",
-                join(&lanes)
-            )
+            let ids = ids(positions);
+            format!("{}, {ids}, {ids}", places(positions))
         };
         let nothing = |what: &str| format!("array_fill({what}, ARRAY[256])");
         let first = others[256];
         let statements = [
             format!(
                 "SELECT * FROM outbox_read('{{{}}}', array_fill(64::bigint, ARRAY[16]), \
-                 array_fill(0::bigint, ARRAY[16]), 1000000, '{{{}}}', '{{}}', NULL, '{{3}}', '{{5}}', '{{1}}')",
+                 array_fill(0::bigint, ARRAY[16]), 1000000, {}, '{{}}', NULL, '{{3}}', '{{5}}', '{{1}}')",
                 join(&lanes),
-                join(&some.iter().map(|p| p.id).collect::<Vec<_>>()),
+                ids(some),
             ),
             format!(
                 "SELECT * FROM outbox_settle({fence}, {})",

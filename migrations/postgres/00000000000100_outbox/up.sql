@@ -354,7 +354,7 @@ WITH drawn AS MATERIALIZED (SELECT s.last_value AS id FROM outbox_id_seq AS s)
 $function$;
 
 -- Deletes what was delivered: these ids, which lie in these ranges of lanes. A range is one index scan, which
--- takes half the time of a probe for each message; what else lies in it is none of the ids, and stays.
+-- takes less time than a probe for each message; what else lies in it is none of the ids, and stays.
 -- (IS TRUE keeps it a look into a hash table: IN alone would become a join.)
 CREATE FUNCTION outbox_settle(held smallint[], epochs bigint[], runner uuid, lanes smallint[], firsts bigint[],
     lasts bigint[], ids bigint[])

@@ -121,14 +121,14 @@ impl fmt::Debug for SqliteStore {
 }
 
 fn open(path: &str) -> Result<SqliteConnection, StoreError> {
-    // SQLite would make an empty one. A URL says itself whether it may; `sqlite://` is Diesel's name for `file:`.
-    let is_url = path.starts_with("file:") || path.starts_with("sqlite://");
     if path == ":memory:" {
         return Err(StoreError::fatal(
             "`:memory:` is another database for each connection; the runner needs a file that the application \
              writes to",
         ));
     }
+    // SQLite would make an empty one. A URL says itself whether it may; `sqlite://` is Diesel's name for `file:`.
+    let is_url = path.starts_with("file:") || path.starts_with("sqlite://");
     if !is_url && !Path::new(path).exists() {
         return Err(StoreError::fatal(format!(
             "there is no file {path:?}; the application makes it, with its tables"

@@ -11,10 +11,10 @@ pub mod jars;
 
 use self::node::Plan;
 use crate::maven::{class_path, java};
-use crate::{port, process};
-use anyhow::Result;
+use crate::{port, process, wait};
+use anyhow::{Context as _, Result};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use self::cluster::Cluster;
 pub use self::node::Node;
@@ -93,21 +93,27 @@ impl Kafka {
     ///
     /// When Kafka refuses to: with its reason.
     pub fn create_topic(&self, name: &str, partitions: u32) -> Result<()> {
-        let deadline = Instant::now() + FENCED;
-        loop {
+        let what = format!("cannot create the topic {name}");
+        let mut attempt = 0;
+        let created = wait::poll_unless_interrupted(FENCED, || {
+            attempt += 1;
             let mut command = tool("org.apache.kafka.tools.TopicCommand")?;
             command.args(["--bootstrap-server", &self.bootstrap()]);
             command.args(["--create", "--topic", name]);
             command.args(["--partitions", &partitions.to_string()]);
-            let log = self.0.file("topics.log");
-            let what = format!("cannot create the topic {name}");
+            let log = self.0.file(&format!("topic-{name}-{attempt}.log"));
             match process::run_logged(command, &what, &log) {
-                Err(error)
-                    if error.to_string().contains("currently fenced")
-                        && Instant::now() < deadline => {}
-                created => return created,
+                Err(error) if error.to_string().contains("currently fenced") => Ok(None),
+                created => created.map(Some),
             }
-        }
+        })?;
+        created.with_context(|| format!("{what}: the broker is fenced for more than {FENCED:?}"))
+    }
+
+    /// The last lines of its log, for an error message.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        self.0.last_words()
     }
 
     /// Whether it runs. It may have ended by itself.

@@ -22,7 +22,7 @@ fn serializable_writers_that_fail_publish_nothing() -> Result<()> {
     let mut load = rig.load();
     load.serializable = true;
     load.keys = 2;
-    let mut runner = rig.runner().start()?;
+    let mut runner = rig.runner().patient().start()?;
     let mut failed = 0;
     while failed < FAILURES {
         let writers = load.start(3);
@@ -105,7 +105,7 @@ fn low_ids_that_commit_late_are_not_skipped() -> Result<()> {
     const LATE: usize = 20;
     const BETWEEN: usize = 30;
     let rig = Rig::new()?;
-    let mut runner = rig.runner().start()?;
+    let mut runner = rig.runner().patient().start()?;
     let mut late = Vec::new();
     for n in 0..LATE {
         let mut connection = rig.database.connect()?;

@@ -85,7 +85,7 @@ fn killed_runners_lose_and_reorder_nothing() -> Result<()> {
 fn a_killed_writer_publishes_nothing_that_it_did_not_commit() -> Result<()> {
     const KILLS: usize = 20;
     let mut rig = Rig::new()?;
-    let mut runner = rig.runner().start()?;
+    let mut runner = rig.runner().patient().start()?;
     let load = rig.load();
     for kill in 0..KILLS {
         let mut command = process::command(env!("CARGO_BIN_EXE_writer"), Orphaned::Kill);

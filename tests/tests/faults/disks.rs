@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use diesel::connection::SimpleConnection as _;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
@@ -120,11 +120,7 @@ fn a_database_without_room_for_its_log_loses_no_message() -> Result<()> {
 fn a_broker_without_room_loses_no_message() -> Result<()> {
     let disk = Disk::new(64)?;
     let data = disk.directory("data")?.display().to_string();
-    let mut broker = servers::Kafka::start(&[
-        ("log.dirs", &data),
-        // Without it, the restart takes 9 s.
-        ("broker.session.timeout.ms", "5000"),
-    ])?;
+    let mut broker = servers::Kafka::start(&[("log.dirs", &data)])?;
     let rig = Rig::on(Postgres::create()?, &Kafka::at(broker.bootstrap()))?;
     let writers = rig.load().start(2);
     let mut runner = rig.runner().start()?;
@@ -150,5 +146,6 @@ fn a_broker_without_room_loses_no_message() -> Result<()> {
     runner.terminate()?;
     no_message_is_blamed(&runner)?;
     // As after any crash of a broker.
-    rig.judge(Promise::AtLeastOnceWithZombies).map(drop)
+    let verdict = rig.judge(Promise::AtLeastOnceWithZombies);
+    verdict.with_context(|| broker.last_words()).map(drop)
 }

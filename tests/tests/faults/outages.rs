@@ -18,9 +18,7 @@ use crate::rig::{LIMIT, Rig, wait_until};
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
     const AWAY: Duration = Duration::from_secs(2);
-    // Without it, the restart after a crash takes 9 s. With less, a broker that gets little time is taken
-    // for dead.
-    let mut broker = servers::Kafka::start(&[("broker.session.timeout.ms", "5000")])?;
+    let mut broker = servers::Kafka::start(&[])?;
     let rig = Rig::on(Postgres::create()?, &Kafka::at(broker.bootstrap()))?;
     let writers = rig.load().start(2);
     let mut settings = rig.runner();

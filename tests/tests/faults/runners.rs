@@ -228,16 +228,12 @@ fn nothing_passes_what_timed_out_while_a_runner_stood_still() -> Result<()> {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn a_runner_that_is_told_to_stop_under_load_leaves_nothing_behind() -> Result<()> {
     const STOPS: usize = 6;
-    /// So long that none ends in this test, and nothing times out.
     const GRACE: Duration = Duration::from_secs(30);
-    const LEASE: Duration = Duration::from_secs(300);
     let mut rig = Rig::new()?;
     let writers = rig.load().start(3);
     let start = |rig: &Rig| {
-        let mut settings = rig.runner();
-        settings.lease = LEASE;
+        let mut settings = rig.runner().patient();
         settings.grace = GRACE;
-        settings.message_timeout = GRACE;
         settings.start()
     };
     for _ in 0..STOPS {
@@ -289,7 +285,7 @@ fn a_second_signal_ends_a_runner_at_once() -> Result<()> {
     // Its leases have not ended, and an operator takes them away.
     rig.database
         .plain_sql("UPDATE outbox_lanes SET owner = NULL; DELETE FROM outbox_runners")?;
-    let mut heir = rig.runner().start()?;
+    let mut heir = rig.runner().patient().start()?;
     rig.drain()?;
     heir.terminate()?;
     rig.judge(Promise::ExactlyOnce).map(drop)

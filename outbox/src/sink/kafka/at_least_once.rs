@@ -8,7 +8,6 @@ use futures_util::FutureExt as _;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 use super::super::turns::{Rounds, Turns};
 use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
@@ -255,9 +254,7 @@ impl PolledProducer {
         deadline: Instant,
     ) -> Result<(), SinkError> {
         let topic = stored.message.topic();
-        let mut text = Uuid::encode_buffer();
-        let id = stored.message.id().hyphenated().encode_lower(&mut text);
-        let mut record = record(stored, id, token.to_opaque());
+        let mut record = record(stored, token.to_opaque());
         let mut waited = false;
         loop {
             if Instant::now() >= deadline {

@@ -26,8 +26,8 @@ const BROKERS: &str = "bootstrap.servers";
 /// What librdkafka takes before the address of a broker. With another one it would look for brokers for ever.
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// Refuses what librdkafka would take, and then look for brokers in vain. Of a foreign protocol nothing else is
-/// shown: what follows it may hold a password.
+/// Refuses what librdkafka would take, and then look for brokers in vain. What is refused is shown up to the
+/// colon alone: what follows may hold a password.
 fn check_brokers(addresses: &str) -> Result<(), KafkaConfigError> {
     let addresses: Vec<_> = addresses.split(',').map(str::trim).collect();
     if addresses.iter().all(|address| address.is_empty()) {
@@ -53,11 +53,11 @@ fn check_brokers(addresses: &str) -> Result<(), KafkaConfigError> {
         let port = place
             .rsplit_once(':')
             .filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
-        if let Some((_, port)) = port
+        if let Some((host, port)) = port
             && !port.parse::<u16>().is_ok_and(|port| port > 0)
         {
             return Err(KafkaConfigError(format!(
-                "{port:?} is no port of a broker; give its host and port, as `localhost:9092`"
+                "what follows `{host}:` is no port of a broker; give its host and port, as `localhost:9092`"
             )));
         }
     }
@@ -573,6 +573,8 @@ mod tests {
             "localhost:",
             "localhost:0",
             "localhost:kafka",
+            "shop:secret@localhost",
+            "shop:secret@localhost:9092",
             "[::1]:65536",
             "ssl://localhost:-1",
         ] {

@@ -23,11 +23,13 @@ use std::time::{Duration, Instant};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::at_least_once::AtLeastOnce;
 use self::exactly_once::ExactlyOnce;
 use self::topics::Topics;
 use super::{Delivery, Sink, SinkError, Transactions};
+use crate::message::Message;
 use crate::store::StoredMessage;
 
 pub use self::config::{KafkaAcks, KafkaCompression, KafkaConfigError, KafkaSinkBuilder};
@@ -75,15 +77,10 @@ impl KafkaSink {
     }
 }
 
-/// A message as librdkafka takes it. `id` is its message id, as text.
-fn record<'a>(
-    stored: &'a StoredMessage,
-    id: &str,
-    opaque: usize,
-) -> BaseRecord<'a, [u8], [u8], usize> {
+/// A message as librdkafka takes it.
+fn record(stored: &StoredMessage, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
     let message = &stored.message;
-    let mut record =
-        BaseRecord::with_opaque_to(message.topic(), opaque).headers(headers(stored, id));
+    let mut record = BaseRecord::with_opaque_to(message.topic(), opaque).headers(headers(message));
     record.partition = message.partition();
     record.key = message.key();
     record.payload = message.payload();
@@ -142,8 +139,9 @@ impl Sink for KafkaSink {
     }
 }
 
-fn headers(stored: &StoredMessage, id: &str) -> OwnedHeaders {
-    let message = &stored.message;
+fn headers(message: &Message) -> OwnedHeaders {
+    let mut buffer = Uuid::encode_buffer();
+    let id: &str = message.id().hyphenated().encode_lower(&mut buffer);
     let mut headers = OwnedHeaders::new_with_capacity(message.headers().len() + 2);
     for header in message.headers() {
         headers = headers.insert(KafkaHeader {

@@ -16,8 +16,8 @@ const TABLES: [&str; 8] = [
     "outbox_runners",
 ];
 
-/// All that runners and writers call, as the migrations make it: a version of the library that calls another function needs
-/// newer tables.
+/// All that runners and writers call, as the migrations make it: a version of the library that calls another
+/// function needs newer tables.
 const FUNCTIONS: [&str; 14] = [
     "outbox_archive_delivered(smallint[], bigint[], uuid, smallint[], bigint[], bigint[], bigint[])",
     "outbox_bury(smallint[], bigint[], uuid, smallint, bigint, text)",
@@ -92,7 +92,7 @@ pub(super) async fn check(client: &Client, schema: Option<&str>) -> Result<(), S
         // All versions have it.
         Some(missing) if missing.contains("outbox_lanes") => Err(StoreError::fatal(
             "its table `outbox` is none of this outbox's; put the tables into a schema of their own, by \
-                 `outbox migrate up --schema …`, and name the schema",
+             `outbox migrate up --schema …`, and name the schema",
         )),
         Some(missing) => Err(StoreError::fatal(format!(
             "its tables are of an older version, and lack `{missing}`; {REMEDY}"

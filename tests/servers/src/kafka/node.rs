@@ -109,6 +109,12 @@ impl Node {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The last lines of its log, for an error message.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        log::tail(&self.log())
+    }
+
     /// Whether it runs. It may have ended by itself.
     ///
     /// # Errors
@@ -218,7 +224,7 @@ impl Node {
         });
         ready
             .and_then(|ready| ready.context(otherwise))
-            .with_context(|| format!("Kafka does not start; {}", log::tail(&self.log())))
+            .with_context(|| format!("Kafka does not start; {}", self.last_words()))
     }
 
     /// A file beside its data.

@@ -9,7 +9,6 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
-use uuid::Uuid;
 
 use super::super::super::{Outcome, SinkError, SinkErrorKind};
 use super::super::connection::Connection;
@@ -94,9 +93,7 @@ impl LaneProducer {
         self.producer.begin_transaction().map_err(|e| unknown(&e))?;
         self.producer.context().open(messages.len() + 1);
         for (index, stored) in messages.iter().enumerate() {
-            let mut text = Uuid::encode_buffer();
-            let id = stored.message.id().hyphenated().encode_lower(&mut text);
-            self.enqueue(record(stored, id, index), limit);
+            self.enqueue(record(stored, index), limit);
         }
         self.enqueue(ledger.as_record(LEDGER), limit);
         while self.producer.context().missing() > 0 && Instant::now() < limit {
