@@ -146,9 +146,11 @@ impl Site {
             workdir: Workdir::new("mariadb")?,
             account: Account::if_root()?,
         };
-        fs::create_dir(site.data()).context("cannot create a directory")?;
-        if let Some(account) = site.account {
-            account.own(&site.data())?;
+        for directory in [site.data(), site.temporary()] {
+            fs::create_dir(&directory).context("cannot create a directory")?;
+            if let Some(account) = site.account {
+                account.own(&directory)?;
+            }
         }
         let mut install = site.command(&program("mariadb-install-db")?);
         install
@@ -165,6 +167,11 @@ impl Site {
         self.workdir.join("data")
     }
 
+    /// A server that starts deletes the temporary tables that it finds, those of other servers too.
+    fn temporary(&self) -> PathBuf {
+        self.workdir.join("tmp")
+    }
+
     /// A log for each port that was tried, so that an error shows its own.
     fn log(&self, port: u16) -> PathBuf {
         self.workdir.join(&format!("mariadb-{port}.log"))
@@ -176,6 +183,7 @@ impl Site {
             account.run(&mut command);
         }
         command.current_dir(self.workdir.path());
+        command.env("TMPDIR", self.temporary());
         // Messages are searched for what went wrong.
         command.env("LC_ALL", "C");
         command

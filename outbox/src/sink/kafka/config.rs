@@ -26,8 +26,8 @@ const BROKERS: &str = "bootstrap.servers";
 /// What librdkafka takes before the address of a broker. With another one it would look for brokers for ever.
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// Refuses what librdkafka would take, and then look for brokers in vain. What is refused is shown up to the
-/// colon alone: what follows may hold a password.
+/// Refuses what librdkafka would take, and then look for brokers in vain. Only the beginning or the end of it is
+/// shown: between a colon and an `@` stands a password.
 fn check_brokers(addresses: &str) -> Result<(), KafkaConfigError> {
     let addresses: Vec<_> = addresses.split(',').map(str::trim).collect();
     if addresses.iter().all(|address| address.is_empty()) {
@@ -49,6 +49,12 @@ fn check_brokers(addresses: &str) -> Result<(), KafkaConfigError> {
                 )));
             }
         };
+        if let Some((_, place)) = place.rsplit_once('@') {
+            return Err(KafkaConfigError(format!(
+                "`…@{place}` is no address of a broker: credentials have settings of their own; give its host and \
+                 port, as `localhost:9092`"
+            )));
+        }
         // Other colons are those of an IPv6 address.
         let port = place
             .rsplit_once(':')
