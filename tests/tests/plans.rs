@@ -24,6 +24,10 @@ fn fill(connection: &mut PgConnection, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// What the store tells the planner before it reads. That it does is seen where a store reads.
+const PLANNED: &str =
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off";
+
 /// Nobody may walk the table, and nothing but the lanes may be sorted.
 fn assert_indexed(explained: &Explained) {
     let scans: BTreeSet<_> = explained
@@ -97,7 +101,7 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
         let first = others[256];
         let statements = [
             format!(
-                "SELECT * FROM outbox_read('{{{}}}', array_fill(64::bigint, ARRAY[16]), \
+                "{PLANNED}; SELECT * FROM outbox_read('{{{}}}', array_fill(64::bigint, ARRAY[16]), \
                  array_fill(0::bigint, ARRAY[16]), 1000000, {}, '{{}}', NULL, '{{3}}', '{{5}}', '{{1}}')",
                 join(&lanes),
                 ids(some),
@@ -139,6 +143,40 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
     Ok(())
 }
 
+/// Here a walk over the table would be the cheapest plan. Large messages are read by two statements.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_store_reads_by_the_index_also_where_a_walk_costs_less() -> Result<()> {
+    const READS: i64 = 3;
+    let database = Postgres::create()?;
+    let mut connection = database.connect()?;
+    fill(&mut connection, 50)?;
+    connection.batch_execute("ANALYZE")?;
+    let walks = || {
+        database
+            .counts("SELECT seq_scan AS count FROM pg_stat_user_tables WHERE relname = 'outbox'")
+    };
+    let (before, (scans, _)) = (walks()?, entries_after(&mut connection, 0).await?);
+
+    let store = database.store()?;
+    let runner = RunnerId {
+        id: Uuid::new_v4(),
+        name: "reader".into(),
+    };
+    let leases = store.lease(&runner, TTL).await?.leases;
+    let mut request = all_of(&leases, 64);
+    request.max_bytes = 64 * 4;
+    for _ in 0..READS {
+        // As long as none of the floors is known, all of it comes each time: 4 bytes of key, and of payload.
+        let read = store.read(&request).await?;
+        ensure!(read.len() == 50, "{} were read", read.len());
+    }
+    // Of each lane, and of each large message.
+    entries_after(&mut connection, scans + (16 + 50) * READS).await?;
+    assert_eq!(walks()?, before);
+    Ok(())
+}
+
 /// What an outbox without work does once in a poll interval.
 #[tokio::test]
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
@@ -150,7 +188,7 @@ async fn a_poll_with_nothing_to_do_touches_a_few_pages() -> Result<()> {
          array_fill(0::bigint, ARRAY[16]), 1000000, '{{}}', '{{}}', NULL, '{{}}', '{{}}', '{{}}')"
     );
     // Twice, since the first one in a session also reads the catalog.
-    let explained = Explained::run(database.url(), &format!("{poll}; {poll}")).await?;
+    let explained = Explained::run(database.url(), &format!("{PLANNED}; {poll}; {poll}")).await?;
     assert_indexed(&explained);
     assert!(explained.pages() <= 64, "{} pages", explained.pages());
     Ok(())

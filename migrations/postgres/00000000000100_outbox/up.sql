@@ -294,35 +294,30 @@ WITH mine AS MATERIALIZED (
     DELETE FROM outbox_runners AS r WHERE r.runner = $1
 $function$;
 
--- The oldest messages of each lane, as many as are asked for and until their payloads and keys have
--- passed so many bytes, without those that the runner has and without some topics. One index scan a
--- lane, which stops at the limit; nothing is sorted. (<> ALL is hashed only since PostgreSQL 15, so the
--- ids stand in a subquery.)
+-- The oldest messages of each lane, as many as are asked for, without those that the runner has and without some
+-- topics. One index scan a lane, which stops at the limit; nothing is sorted. (<> ALL is hashed only since
+-- PostgreSQL 15, so the ids stand in a subquery.) The key and the payload of a message come without it if they have
+-- more bytes than `large`: the runner asks for those that it has room for.
+--
+-- It has no settings of its own, and so becomes part of the statement that calls it: what it finds is not put aside
+-- first. The runner tells the planner what a function could have told it.
 --
 -- Each scan starts at the lane's floor, below which the runner knows of nothing that is not delivered,
 -- so that rows are not walked that are dead but can't be vacuumed yet. Transactions that were late when
 -- the floor was set, and have ended since, may have committed something below it: each comes with the
 -- floor from which what it wrote is found. The snapshot that decides is the one that reads.
-CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], floors bigint[], max_bytes bigint, exclude bigint[],
+CREATE FUNCTION outbox_read(lanes smallint[], most bigint[], floors bigint[], large bigint, exclude bigint[],
     exclude_topics text[], only_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
     RETURNS TABLE (
         lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
-        payload bytea, headers text, event_type text, created_at timestamptz)
-    LANGUAGE sql VOLATILE
-    SET enable_seqscan = off
-    SET enable_bitmapscan = off
-    SET enable_sort = off
-    SET enable_hashjoin = off
-    SET enable_mergejoin = off
-    SET jit = off
+        payload bytea, headers text, event_type text, created_at timestamptz, bytes integer)
+    LANGUAGE sql STABLE
 AS $function$
-SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
-        m.event_type, m.created_at
+SELECT m.lane, m.id, m.message_id, m.topic, m.partition, CASE WHEN m.bytes <= $4 THEN m.key END,
+        CASE WHEN m.bytes <= $4 THEN m.payload END, m.headers::text, m.event_type, m.created_at, m.bytes
     FROM unnest($1, $2, $3) AS l (lane, most, floor)
     CROSS JOIN LATERAL (
-        SELECT o.*,
-            sum(coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0))
-                OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS bytes
+        SELECT o.*, coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0) AS bytes
         FROM outbox AS o
         WHERE o.lane = l.lane
             AND o.id >= least(l.floor, (
@@ -331,13 +326,12 @@ SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.hea
                 WHERE late.lane = l.lane
                     AND pg_visible_in_snapshot(late.xid::text::xid8, pg_current_snapshot())
             ))
-            AND o.id NOT IN (SELECT unnest($5))
+            AND ($5 = '{}' OR o.id NOT IN (SELECT unnest($5)))
             AND o.topic <> ALL ($6)
             AND ($7 IS NULL OR o.topic = ANY ($7))
         ORDER BY o.id
         LIMIT l.most
     ) AS m
-    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $4
 $function$;
 
 -- What floors are made of: the highest id that was drawn until now, a transaction id that was drawn

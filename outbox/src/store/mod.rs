@@ -13,6 +13,8 @@ mod columns;
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod room;
 #[cfg(any(feature = "sqlite", feature = "testing"))]
 mod row;
 #[cfg(feature = "sqlite")]

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::super::ALL_TOPICS;
 use super::super::columns::{Columns, message_id};
+use super::super::room::Room;
 use super::{
     DueMessage, ParkedKey, Paused, Position, ReadRequest, StoreError, StoredMessage, TopicFilter,
     sql,
@@ -65,10 +66,10 @@ async fn choose(conn: &mut Conn, request: &ReadRequest) -> Result<Vec<i64>, Stor
     }
     let rows = sql::query(conn, lanes.join(" UNION ALL "), parameters).await?;
 
-    let mut room: HashMap<i16, Room> = request
+    let mut rooms: HashMap<i16, (usize, Room)> = request
         .lanes
         .iter()
-        .map(|&(lane, most)| (lane, Room { most, bytes: 0 }))
+        .map(|&(lane, most)| (lane, (most, Room::new(request.max_bytes))))
         .collect();
     let mut chosen = Vec::new();
     for mut row in rows {
@@ -76,33 +77,15 @@ async fn choose(conn: &mut Conn, request: &ReadRequest) -> Result<Vec<i64>, Stor
         if excluded.get(&lane).is_some_and(|ids| ids.contains(&id)) {
             continue;
         }
-        if let Some(room) = room.get_mut(&lane)
-            && room.take(bytes, request.max_bytes)
+        if let Some((most, room)) = rooms.get_mut(&lane)
+            && *most > 0
+            && room.take(usize::try_from(bytes).unwrap_or(0))
         {
+            *most -= 1;
             chosen.push(id);
         }
     }
     Ok(chosen)
-}
-
-/// What is left to be read of a lane.
-struct Room {
-    most: usize,
-    /// How much was read.
-    bytes: usize,
-}
-
-impl Room {
-    fn take(&mut self, bytes: i64, max_bytes: usize) -> bool {
-        // The first one is read however large it is.
-        if self.most == 0 || (self.bytes > 0 && self.bytes >= max_bytes) {
-            self.most = 0;
-            return false;
-        }
-        self.most -= 1;
-        self.bytes += usize::try_from(bytes).unwrap_or(0);
-        true
-    }
 }
 
 /// The oldest messages of a lane: one range of the index, which ends at the limit; nothing is sorted.

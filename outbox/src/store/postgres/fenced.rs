@@ -43,7 +43,7 @@ fn text(reason: &str) -> Cow<'_, str> {
 }
 
 /// The lanes and the ids of positions, as arrays.
-fn places(positions: impl Iterator<Item = Position>) -> (Vec<i16>, Vec<i64>) {
+pub(super) fn places(positions: impl Iterator<Item = Position>) -> (Vec<i16>, Vec<i64>) {
     positions
         .map(|position| (position.lane, position.id))
         .unzip()

@@ -1,7 +1,7 @@
 //! The store on PostgreSQL, over tokio-postgres. What it does is done by functions in the migration.
 //!
-//! Each call is one statement without a name, sent in one go: nothing is left behind in the session, so
-//! any pooler may be in between.
+//! Each call is one statement without a name, sent in one go, with its transaction if it needs one: nothing is
+//! left behind in the session, so any pooler may be in between.
 
 mod bell;
 mod builder;
@@ -38,7 +38,7 @@ pub use self::builder::PostgresStoreBuilder;
 /// The outbox of a PostgreSQL database, version 13 or later.
 ///
 /// It uses up to four connections, opens them when they are needed, and keeps one more to listen for the
-/// doorbell. Each call is one statement, so no transaction and no lock is held between calls. It works
+/// doorbell. No transaction and no lock is held between calls. It works
 /// behind PgBouncer in transaction mode, where only the doorbell needs a direct connection
 /// ([`listen_url`](PostgresStoreBuilder::listen_url)).
 ///

@@ -1,49 +1,132 @@
 //! Reading messages: the oldest ones, and the parked ones that are due.
+//!
+//! The oldest ones come by one statement, but for the contents of those that are large, which might be too much:
+//! what there is room for of them is fetched afterwards.
 
-use tokio_postgres::types::Type;
+use std::collections::HashMap;
+
+use futures_util::future::try_join3;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use super::super::columns::Columns;
+use super::super::room::Room;
+use super::fenced::places;
 use super::floor::{Horizon, Plan};
 use super::{
     ALL_TOPICS, DueMessage, ParkedKey, Paused, Position, ReadRequest, StoreError, StoredMessage,
     TopicFilter,
 };
 
+/// Whatever the statistics say, a range of an index is read, in its order and to its limit.
+const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+    SET LOCAL enable_sort = off; SET LOCAL jit = off";
+
+/// The oldest messages.
 pub(super) async fn read(
     client: &Client,
     request: &ReadRequest,
     plan: &Plan,
 ) -> Result<Vec<StoredMessage>, StoreError> {
+    loop {
+        let rows = oldest(client, request, plan).await?;
+        let (mut taken, mut large) = (Vec::with_capacity(rows.len()), Vec::new());
+        let (mut lane, mut room) = (None, Room::new(request.max_bytes));
+        for row in &rows {
+            let position = position(row)?;
+            if lane.replace(position.lane) != Some(position.lane) {
+                room = Room::new(request.max_bytes);
+            }
+            let bytes = usize::try_from(row.try_get::<_, i32>(10)?).unwrap_or(0);
+            if room.take(bytes) {
+                taken.push((position, row));
+                if bytes > large_bytes(request) {
+                    large.push(position);
+                }
+            }
+        }
+        let mut contents = match large.is_empty() {
+            true => HashMap::new(),
+            false => contents(client, &large).await?,
+        };
+        if contents.len() == large.len() {
+            let message = |(position, row): (Position, &Row)| match contents.remove(&position) {
+                Some(contents) => stored(row, contents),
+                None => stored(row, Contents::of(row)?),
+            };
+            return Ok(taken.into_iter().map(message).collect::<Result<_, _>>()?);
+        }
+        // Somebody else has delivered one meanwhile, or taken it away, and what was found is out of date.
+    }
+}
+
+/// Messages with more bytes than this come without their contents: so the others together keep to the limit.
+fn large_bytes(request: &ReadRequest) -> usize {
+    let most = request.lanes.iter().map(|&(_, most)| most).max();
+    request.max_bytes / most.unwrap_or(1).max(1)
+}
+
+async fn oldest(client: &Client, request: &ReadRequest, plan: &Plan) -> Result<Vec<Row>, Error> {
     let (lanes, most): (Vec<_>, Vec<_>) = request
         .lanes
         .iter()
         .map(|&(lane, most)| (lane, i64::try_from(most).unwrap_or(i64::MAX)))
         .unzip();
     let exclude: Vec<_> = plan.exclude.iter().map(|position| position.id).collect();
-    let rows = client
-        .query_typed(
-            "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, \
-                created_at \
-             FROM outbox_read($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            &[
-                (&lanes, Type::INT2_ARRAY),
-                (&most, Type::INT8_ARRAY),
-                (&plan.floors, Type::INT8_ARRAY),
-                (
-                    &i64::try_from(request.max_bytes).unwrap_or(i64::MAX),
-                    Type::INT8,
-                ),
-                (&exclude, Type::INT8_ARRAY),
-                (&request.topics.except, Type::TEXT_ARRAY),
-                (&request.topics.only, Type::TEXT_ARRAY),
-                (&plan.late_lanes, Type::INT2_ARRAY),
-                (&plan.late_xids, Type::INT8_ARRAY),
-                (&plan.late_floors, Type::INT8_ARRAY),
-            ],
-        )
-        .await?;
-    Ok(rows.iter().map(stored).collect::<Result<_, _>>()?)
+    let large = i64::try_from(large_bytes(request)).unwrap_or(i64::MAX);
+    planned(
+        client,
+        "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at, bytes \
+         FROM outbox_read($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        &[
+            (&lanes, Type::INT2_ARRAY),
+            (&most, Type::INT8_ARRAY),
+            (&plan.floors, Type::INT8_ARRAY),
+            (&large, Type::INT8),
+            (&exclude, Type::INT8_ARRAY),
+            (&request.topics.except, Type::TEXT_ARRAY),
+            (&request.topics.only, Type::TEXT_ARRAY),
+            (&plan.late_lanes, Type::INT2_ARRAY),
+            (&plan.late_xids, Type::INT8_ARRAY),
+            (&plan.late_floors, Type::INT8_ARRAY),
+        ],
+    )
+    .await
+}
+
+/// What large messages contain, of those that are still there.
+async fn contents(
+    client: &Client,
+    positions: &[Position],
+) -> Result<HashMap<Position, Contents>, Error> {
+    let (lanes, ids) = places(positions.iter().copied());
+    let rows = planned(
+        client,
+        "SELECT o.lane, o.id, o.key, o.payload FROM unnest($1, $2) AS d (lane, id) \
+         CROSS JOIN LATERAL (SELECT * FROM outbox WHERE lane = d.lane AND id = d.id LIMIT 1) AS o",
+        &[(&lanes, Type::INT2_ARRAY), (&ids, Type::INT8_ARRAY)],
+    )
+    .await?;
+    let contents = |row: &Row| {
+        let (key, payload) = (row.try_get(2)?, row.try_get(3)?);
+        Ok((position(row)?, Contents { key, payload }))
+    };
+    rows.iter().map(contents).collect()
+}
+
+/// A query in a transaction of its own, which tells the planner what to do. All of it is sent in one go.
+async fn planned(
+    client: &Client,
+    query: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Vec<Row>, Error> {
+    let ((), rows, ()) = try_join3(
+        client.batch_execute(BEGIN),
+        client.query_typed(query, parameters),
+        client.batch_execute("COMMIT"),
+    )
+    .await?;
+    Ok(rows)
 }
 
 pub(super) async fn horizon(client: &Client) -> Result<Horizon, StoreError> {
@@ -133,26 +216,44 @@ pub(super) async fn due(
     let due = |row: &Row| {
         let attempts: i32 = row.try_get(10)?;
         Ok(DueMessage {
-            stored: stored(row)?,
+            stored: stored(row, Contents::of(row)?)?,
             attempts: u32::try_from(attempts).unwrap_or(0),
         })
     };
     rows.iter().map(due).collect()
 }
 
-fn stored(row: &Row) -> Result<StoredMessage, Error> {
-    let position = Position {
+/// What a message may have much of.
+struct Contents {
+    key: Option<Vec<u8>>,
+    payload: Option<Vec<u8>>,
+}
+
+impl Contents {
+    fn of(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            key: row.try_get(5)?,
+            payload: row.try_get(6)?,
+        })
+    }
+}
+
+fn position(row: &Row) -> Result<Position, Error> {
+    Ok(Position {
         lane: row.try_get(0)?,
         id: row.try_get(1)?,
-    };
+    })
+}
+
+fn stored(row: &Row, contents: Contents) -> Result<StoredMessage, Error> {
     let columns = Columns {
         id: Ok(row.try_get(2)?),
         topic: row.try_get(3)?,
         partition: row.try_get(4)?,
-        key: row.try_get(5)?,
-        payload: row.try_get(6)?,
+        key: contents.key,
+        payload: contents.payload,
         headers: row.try_get(7)?,
         event_type: row.try_get(8)?,
     };
-    Ok(StoredMessage::new(position, row.try_get(9)?, columns))
+    Ok(StoredMessage::new(position(row)?, row.try_get(9)?, columns))
 }

@@ -88,27 +88,19 @@ WITH mine AS MATERIALIZED (
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;
 
-CREATE FUNCTION outbox_read_with_trace(lanes smallint[], most bigint[], floors bigint[], max_bytes bigint, exclude bigint[],
+CREATE FUNCTION outbox_read_with_trace(lanes smallint[], most bigint[], floors bigint[], large bigint, exclude bigint[],
     exclude_topics text[], only_topics text[], late_lanes smallint[], late_xids bigint[], late_floors bigint[])
     RETURNS TABLE (
         lane smallint, id bigint, message_id uuid, topic text, partition integer, key bytea,
-        payload bytea, headers text, event_type text, created_at timestamptz,
+        payload bytea, headers text, event_type text, created_at timestamptz, bytes integer,
         trace_id text)
-    LANGUAGE sql VOLATILE
-    SET enable_seqscan = off
-    SET enable_bitmapscan = off
-    SET enable_sort = off
-    SET enable_hashjoin = off
-    SET enable_mergejoin = off
-    SET jit = off
+    LANGUAGE sql STABLE
 AS $function$
-SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.headers::text,
-        m.event_type, m.created_at, m.trace_id
+SELECT m.lane, m.id, m.message_id, m.topic, m.partition, CASE WHEN m.bytes <= $4 THEN m.key END,
+        CASE WHEN m.bytes <= $4 THEN m.payload END, m.headers::text, m.event_type, m.created_at, m.bytes, m.trace_id
     FROM unnest($1, $2, $3) AS l (lane, most, floor)
     CROSS JOIN LATERAL (
-        SELECT o.*,
-            sum(coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0))
-                OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS bytes
+        SELECT o.*, coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.key), 0) AS bytes
         FROM outbox AS o
         WHERE o.lane = l.lane
             AND o.id >= least(l.floor, (
@@ -117,11 +109,10 @@ SELECT m.lane, m.id, m.message_id, m.topic, m.partition, m.key, m.payload, m.hea
                 WHERE late.lane = l.lane
                     AND pg_visible_in_snapshot(late.xid::text::xid8, pg_current_snapshot())
             ))
-            AND o.id NOT IN (SELECT unnest($5))
+            AND ($5 = '{}' OR o.id NOT IN (SELECT unnest($5)))
             AND o.topic <> ALL ($6)
             AND ($7 IS NULL OR o.topic = ANY ($7))
         ORDER BY o.id
         LIMIT l.most
     ) AS m
-    WHERE m.bytes - coalesce(octet_length(m.payload), 0) - coalesce(octet_length(m.key), 0) < $4
 $function$;
