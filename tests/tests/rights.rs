@@ -7,7 +7,7 @@ use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, MysqlConnection, PgConnection};
 use outbox::runner::{OnRejection, Runner};
 use outbox::sink::SinkError;
-use outbox::store::{MysqlStore, PostgresStore};
+use outbox::store::{MysqlStore, PostgresStore, Store as _};
 use outbox::testing::RecordingSink;
 use outbox::testing::contract::{self, StoreFixture};
 use outbox::{Message, OutboxEvent as _, publish_all};
@@ -65,6 +65,17 @@ async fn a_writer_can_only_write_messages() -> Result<()> {
     ] {
         refused(&writer, statement)?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_runner_with_the_rights_of_a_writer_is_told_of_its_own() -> Result<()> {
+    let (_database, writer, _) = with_roles()?;
+    let refused = PostgresStore::new(&writer)?.paused().await.err();
+    let text = refused.context("it may read")?.to_string();
+    assert!(text.contains("permission denied"), "{text}");
+    assert!(text.contains("grants.sql"), "{text}");
     Ok(())
 }
 

@@ -65,6 +65,15 @@ async fn sqlite_without_tables_is_refused() -> Result<()> {
     let error = outbox::store::SqliteStore::new(":memory:").check().await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("the runner needs a file"), "{error}");
+
+    let keyed = "file:/nowhere/shop.db?mode=rw&hexkey=secret";
+    let error = outbox::store::SqliteStore::new(keyed).check().await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("\"file:/nowhere/shop.db\" can't be opened"),
+        "{error}"
+    );
+    assert!(!error.contains("secret"), "{error}");
     Ok(())
 }
 

@@ -377,7 +377,8 @@ fn paused(paused: &Paused) -> Option<Finding> {
 fn unseen(error: &Failure) -> Finding {
     Finding::warning(
         format!("what waits can't be seen: {error}"),
-        "Look again with the role `outbox_operator` or `outbox_runner`.",
+        "If the role may not, look again with one that has `outbox_operator` or `outbox_runner`; else see \
+         the database's log.",
     )
 }
 

@@ -30,7 +30,35 @@ pub(crate) struct Args {
     settings: DoctorFlags,
 }
 
-/// What was found.
+/// What was found, which people are told at once: brokers that are away take a while to be given up.
+struct Report {
+    json: bool,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn add(&mut self, findings: Vec<Finding>) -> Result<(), Failure> {
+        if !self.json {
+            let text: String = findings.iter().map(Finding::text).collect();
+            show::print(&text)?;
+        }
+        self.findings.extend(findings);
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Failure> {
+        if self.json {
+            show::print(&show::json(&self.findings)?)?;
+        }
+        let errors = self.findings.iter().filter(|f| f.level == Level::Error);
+        match errors.count() {
+            0 => Ok(()),
+            1 => Err(Failure::Failed("something has to be done".into())),
+            errors => Err(Failure::Failed(format!("{errors} things have to be done"))),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Finding {
     level: Level,
@@ -94,19 +122,13 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     };
     let database = Database::from_settings(&mut settings);
     let database = settings.verdict(database)?;
-    let (mut findings, topics) = database::examine(&database, args.old_transaction).await;
-    let sink = plan.map(|plan| plan.sink);
-    findings.extend(sinks::examine(&mut settings, sink, topics).await);
-
-    let text = match args.json {
-        true => show::json(&findings)?,
-        false => findings.iter().map(Finding::text).collect(),
+    let mut report = Report {
+        json: args.json,
+        findings: Vec::new(),
     };
-    show::print(&text)?;
-    let errors = findings.iter().filter(|f| f.level == Level::Error).count();
-    match errors {
-        0 => Ok(()),
-        1 => Err(Failure::Failed("something has to be done".into())),
-        errors => Err(Failure::Failed(format!("{errors} things have to be done"))),
-    }
+    let (findings, topics) = database::examine(&database, args.old_transaction).await;
+    report.add(findings)?;
+    let sink = plan.map(|plan| plan.sink);
+    report.add(sinks::examine(&mut settings, sink, topics).await)?;
+    report.end()
 }

@@ -137,6 +137,7 @@ pub use self::tls::SinkTls;
 /// ```
 ///
 /// The feature `testing` has `testing::contract::sink`, a suite of tests that every sink must pass.
+#[diagnostic::on_unimplemented(note = "what has a builder becomes a sink by its `build()`")]
 pub trait Sink: Send + Sync + 'static {
     /// Takes over a batch. Calls don't overlap: the runner awaits one before the next. But it may send
     /// any number of batches before it awaits the first [`Delivery`], so `send` must not wait for that.

@@ -82,6 +82,7 @@ pub(crate) const ALL_TOPICS: &str = "*";
 /// contract::store(async || Fixture(MemoryStore::new())).await;
 /// # });
 /// ```
+#[diagnostic::on_unimplemented(note = "what has a builder becomes a store by its `build()`")]
 pub trait Store: Send + Sync + 'static {
     /// Checks, before anything else, that this database can serve a runner: that the tables are
     /// there, and that it can be written to.

@@ -134,7 +134,11 @@ fn open(path: &str) -> Result<SqliteConnection, StoreError> {
             "there is no file {path:?}; the application makes it, with its tables"
         )));
     }
-    let mut connection = SqliteConnection::establish(path).map_err(StoreError::unavailable)?;
+    let mut connection = SqliteConnection::establish(path).map_err(|error| {
+        // What follows in a URL may hold a key.
+        let file = path.split('?').next().unwrap_or_default();
+        StoreError::unavailable(format!("{file:?} can't be opened: {error}"))
+    })?;
     // A settle that a power failure takes back only repeats messages: NORMAL is enough for it.
     connection.batch_execute(
         "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;",

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleResult};
 use outbox_mysql_driver::mysql_async::prelude::Queryable as _;
-use outbox_mysql_driver::mysql_async::{Conn, Error, Opts};
+use outbox_mysql_driver::mysql_async::{Conn, Opts};
+
+use super::StoreError;
 
 /// What every session is set to, whatever the server's defaults are.
 pub(super) const SESSION: [&str; 3] = [
@@ -33,16 +35,42 @@ pub(super) struct Connector {
 /// Makes a pool of it.
 impl Manager for Connector {
     type Type = Conn;
-    type Error = Error;
+    type Error = StoreError;
 
-    async fn create(&self) -> Result<Conn, Error> {
-        Conn::new(self.opts.clone()).await
+    async fn create(&self) -> Result<Conn, StoreError> {
+        Conn::new(self.opts.clone()).await.map_err(|error| {
+            let (host, port) = (self.opts.ip_or_hostname(), self.opts.tcp_port());
+            let database = self.opts.db_name().unwrap_or_default();
+            StoreError::unavailable(format!("{host}:{port}/{database}: {error}"))
+        })
     }
 
-    async fn recycle(&self, conn: &mut Conn, metrics: &Metrics) -> RecycleResult<Error> {
+    async fn recycle(&self, conn: &mut Conn, metrics: &Metrics) -> RecycleResult<StoreError> {
         if metrics.last_used() > IDLE {
-            conn.ping().await?;
+            conn.ping().await.map_err(StoreError::from)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MysqlStore;
+    use crate::store::Store as _;
+
+    /// Nobody listens on these ports.
+    #[tokio::test]
+    async fn who_does_not_answer_is_named_without_a_password() {
+        for (url, place) in [(
+            "mysql://shop:secret@127.0.0.1:1/orders",
+            ": 127.0.0.1:1/orders: ",
+        )] {
+            let store = MysqlStore::new(url).unwrap();
+            let error = store.paused().await.unwrap_err().to_string();
+            assert!(
+                error.contains(place) && !error.contains("secret"),
+                "{error}"
+            );
+        }
     }
 }

@@ -18,7 +18,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use deadpool::managed::{Object, Pool, PoolError};
-use outbox_mysql_driver::mysql_async::{Conn, Error};
+use outbox_mysql_driver::mysql_async::Conn;
 use uuid::Uuid;
 
 use self::connect::Connector;
@@ -318,10 +318,10 @@ impl Store for MysqlStore {
     }
 }
 
-/// The pool does not tell why there is no connection; the driver does.
-fn no_connection(error: PoolError<Error>) -> StoreError {
+/// The pool does not tell why there is no connection; who connects does.
+fn no_connection(error: PoolError<StoreError>) -> StoreError {
     match error {
-        PoolError::Backend(error) => error.into(),
+        PoolError::Backend(error) => error,
         error => StoreError::unavailable(error),
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn listen(
     probe: impl AsyncFnOnce(&str) -> Result<u32, StoreError>,
     ring: impl Fn(Option<i16>),
 ) -> Result<(), StoreError> {
-    let (client, mut messages) = in_time(async { Ok(connector.connect().await?) }).await?;
+    let (client, mut messages) = in_time(connector.connect()).await?;
     let (heard, mut notifications) = tokio::sync::mpsc::unbounded_channel();
     // The stream of messages drives the connection, so it is polled beside whatever else goes on.
     let drive = async {

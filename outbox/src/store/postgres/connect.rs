@@ -1,13 +1,17 @@
 //! Connections, with TLS or without.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, poll_fn};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio_postgres::config::Host;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Error, Socket};
+
+use super::{Cause, StoreError};
 
 /// What the server sends unasked. The stream drives the connection: it must be polled.
 pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, Error>>;
@@ -20,8 +24,36 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) async fn connect(&self) -> Result<(Client, Messages), Error> {
-        self.tls.connect(&self.config).await
+    pub(super) async fn connect(&self) -> Result<(Client, Messages), StoreError> {
+        let connected = self.tls.connect(&self.config).await;
+        connected.map_err(|e| StoreError::unavailable(format!("{}: {}", self.place(), Cause(e))))
+    }
+
+    /// Where it connects to, as `host:port,host:port/database`.
+    fn place(&self) -> String {
+        const PORT: u16 = 5432;
+        let (hosts, ports) = (self.config.get_hosts(), self.config.get_ports());
+        let names: Vec<_> = match hosts.is_empty() {
+            true => (self.config.get_hostaddrs().iter().map(ToString::to_string)).collect(),
+            false => hosts.iter().map(name).collect(),
+        };
+        let port = |number: usize| ports.get(number).or(ports.first()).unwrap_or(&PORT);
+        let servers = names.iter().enumerate();
+        let servers = servers.map(|(number, name)| format!("{name}:{}", port(number)));
+        let mut place = servers.collect::<Vec<_>>().join(",");
+        if let Some(database) = self.config.get_dbname() {
+            // Writing to a string can't fail.
+            let _ = write!(place, "/{database}");
+        }
+        place
+    }
+}
+
+fn name(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        #[cfg(unix)]
+        Host::Unix(directory) => directory.display().to_string(),
     }
 }
 
@@ -56,19 +88,55 @@ where
 /// Makes a pool of it.
 impl Manager for Connector {
     type Type = Client;
-    type Error = Error;
+    type Error = StoreError;
 
-    async fn create(&self) -> Result<Client, Error> {
+    async fn create(&self) -> Result<Client, StoreError> {
         let (client, mut messages) = self.connect().await?;
         // It ends when the client is dropped, or the server gone.
         tokio::spawn(async move { while let Some(Ok(_)) = messages.next().await {} });
         Ok(client)
     }
 
-    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<Error> {
+    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<StoreError> {
         match client.is_closed() {
             true => Err(RecycleError::message("closed")),
             false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PostgresStore;
+    use crate::store::Store as _;
+
+    /// Nobody listens on these ports.
+    #[tokio::test]
+    async fn who_does_not_answer_is_named_without_a_password() {
+        for (url, place) in [
+            (
+                "postgres://shop:secret@127.0.0.1:1/orders",
+                ": 127.0.0.1:1/orders: ",
+            ),
+            (
+                "postgres://shop:secret@127.0.0.1:1,127.0.0.1:2/a",
+                ": 127.0.0.1:1,127.0.0.1:2/a: ",
+            ),
+            (
+                "hostaddr=127.0.0.1 port=1 user=shop password=secret",
+                ": 127.0.0.1:1: ",
+            ),
+            (
+                "user=shop host=/nowhere password=secret",
+                ": /nowhere:5432: ",
+            ),
+        ] {
+            let store = PostgresStore::new(url).unwrap();
+            let error = store.paused().await.unwrap_err().to_string();
+            assert!(
+                error.contains(place) && !error.contains("secret"),
+                "{error}"
+            );
         }
     }
 }

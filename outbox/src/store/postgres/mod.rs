@@ -319,10 +319,10 @@ impl Store for PostgresStore {
     }
 }
 
-/// The pool does not tell why there is no connection; the driver does.
-fn no_connection(error: PoolError<tokio_postgres::Error>) -> StoreError {
+/// The pool does not tell why there is no connection; who connects does.
+fn no_connection(error: PoolError<StoreError>) -> StoreError {
     match error {
-        PoolError::Backend(error) => error.into(),
+        PoolError::Backend(error) => error,
         error => StoreError::unavailable(error),
     }
 }
@@ -336,6 +336,10 @@ impl From<tokio_postgres::Error> for StoreError {
                  With several hosts and `target_session_attrs=read-write` in its URL, it looks for the \
                  server that can be",
             ),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::unavailable(format!(
+                "{}; give its role the rights of a runner, by `migrations/postgres/grants.sql`",
+                Cause(error)
+            )),
             _ => Self::unavailable(Cause(error)),
         }
     }
