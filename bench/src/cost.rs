@@ -51,9 +51,10 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let standard = if options.quick { 50_000 } else { 200_000 };
     let of = Backlog::of(standard);
 
-    let sizes: &[usize] = match options.quick {
-        true => &[10_000, 100_000],
-        false => &[10_000, 100_000, 1_000_000, 10_000_000],
+    let sizes = match (&options.messages[..], options.quick) {
+        ([], true) => &[10_000, 100_000],
+        ([], false) => &[10_000, 100_000, 1_000_000, 10_000_000][..],
+        (given, _) => given,
     };
     let mut growing = Vec::new();
     for &messages in sizes {

@@ -19,6 +19,10 @@
 //!
 //! Since a horizon is some time old when it is used, only long transactions are ever late.
 //!
+//! Whoever knows no floor, or looks from the beginning once in a while, *walks* the dead rows of a lane. Where that
+//! takes long, one lane is walked at a time, or a read of all of them would take longer than anybody waits for it, and
+//! be begun anew again and again.
+//!
 //! Pure state: nothing here waits, reads a clock or talks to the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -35,6 +39,21 @@ const WORTHWHILE: usize = 1_000;
 /// How often a lane is read from its beginning all the same: so long may a row wait that somebody has
 /// put back by hand, with an old id.
 const LOOK_FROM_START: Duration = Duration::from_secs(30);
+
+/// The same where it takes long.
+const LOOK_SELDOM: Duration = Duration::from_secs(300);
+
+/// A walk over all lanes that takes longer than this is long.
+const LONG: Duration = Duration::from_secs(3);
+
+/// One over a single lane.
+const LONG_FOR_A_LANE: Duration = Duration::from_millis(300);
+
+/// And one that was given up.
+const LONG_FOR_SOMEBODY: Duration = Duration::from_millis(500);
+
+/// The floor of a lane that is not read this time.
+const NOT_NOW: i64 = i64::MAX;
 
 /// What the database tells about ids and transactions at one moment.
 #[derive(Clone, Debug)]
@@ -55,6 +74,11 @@ pub(super) struct Floors {
     /// Counts the bounds, and whatever makes a read that is under way tell nothing about floors.
     generation: u64,
     settled: usize,
+    /// Since when a read walks that is not over.
+    walking: Option<Instant>,
+    walks_are_long: bool,
+    /// The last lane that was walked alone.
+    walked: Option<i16>,
 }
 
 /// Up to which id floors may rise, and who may still commit something below.
@@ -145,13 +169,21 @@ impl Floors {
         self.generation += 1;
     }
 
+    /// A statement was given up: perhaps a walk, because it took too long.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        let walking = self.walking.take();
+        self.walks_are_long |= walking.is_some_and(|since| now >= since + LONG_FOR_SOMEBODY);
+        self.forget();
+    }
+
     /// Whether a new horizon is worth its statement.
     pub(super) fn wants_horizon(&self, now: Instant) -> bool {
         let Some((_, since)) = &self.horizon else {
             return true;
         };
         let late = || self.lanes.values().any(|lane| !lane.late.is_empty());
-        now >= *since + AGE && (self.settled >= WORTHWHILE || late())
+        let worthwhile = || self.settled >= WORTHWHILE || self.walks_are_long || late();
+        now >= *since + AGE && worthwhile()
     }
 
     pub(super) fn see(&mut self, horizon: Horizon, now: Instant) {
@@ -175,13 +207,18 @@ impl Floors {
         let mut in_flight: Vec<_> = request.exclude.iter().map(|position| position.id).collect();
         in_flight.sort_unstable();
         let mut lowest = BTreeMap::new();
+        let walks = self.walks(request, now);
+        self.walking = (!walks.is_empty()).then_some(now);
         for &(number, _) in &request.lanes {
             let lane = self.lanes.entry(number).or_default();
-            let since = lane.looked_from_start;
-            if lane.floor == 0 || since.is_none_or(|since| now >= since + LOOK_FROM_START) {
+            if walks.contains(&number) {
                 lane.looked_from_start = Some(now);
                 plan.floors.push(0);
                 lowest.insert(number, 0);
+                continue;
+            }
+            if lane.floor == 0 {
+                plan.floors.push(NOT_NOW);
                 continue;
             }
             let floor = lane.first_to_read(&in_flight);
@@ -199,8 +236,43 @@ impl Floors {
         plan
     }
 
+    /// The lanes that are read from their beginnings: those that should be, one of them where it takes long.
+    fn walks(&mut self, request: &ReadRequest, now: Instant) -> BTreeSet<i16> {
+        let interval = match self.walks_are_long {
+            true => LOOK_SELDOM,
+            false => LOOK_FROM_START,
+        };
+        let is_due = |number: &i16| {
+            self.lanes.get(number).is_none_or(|lane| {
+                let since = lane.looked_from_start;
+                lane.floor == 0 || since.is_none_or(|since| now >= since + interval)
+            })
+        };
+        let lanes = request.lanes.iter().filter(|&&(_, most)| most > 0);
+        let mut due: BTreeSet<_> = lanes.map(|&(number, _)| number).filter(is_due).collect();
+        if self.walks_are_long {
+            let next = |&number: &i16| self.walked.is_none_or(|last| number > last);
+            self.walked = due.iter().copied().find(next).or(due.first().copied());
+            due.retain(|&number| self.walked == Some(number));
+        }
+        due
+    }
+
     /// A read has brought the oldest messages of its lanes.
-    pub(super) fn learn(&mut self, plan: &Plan, request: &ReadRequest, read: &[StoredMessage]) {
+    pub(super) fn learn(
+        &mut self,
+        plan: &Plan,
+        request: &ReadRequest,
+        read: &[StoredMessage],
+        now: Instant,
+    ) {
+        if let Some(since) = self.walking.take() {
+            let long = match self.walks_are_long {
+                true => LONG_FOR_A_LANE,
+                false => LONG,
+            };
+            self.walks_are_long = now.saturating_duration_since(since) > long;
+        }
         let Some(bound) = &self.bound else { return };
         // What is passed over may be undelivered.
         if plan.generation != self.generation || !request.topics.admits_all() {
@@ -216,7 +288,7 @@ impl Floors {
             let Some(lane) = self.lanes.get_mut(&number) else {
                 continue;
             };
-            if most == 0 || lane.unsettled {
+            if most == 0 || begin == NOT_NOW || lane.unsettled {
                 continue;
             }
             learned.insert(number);
@@ -377,7 +449,7 @@ mod tests {
             let request = request(WORTHWHILE, &BTreeSet::new());
             let plan = floors.plan(&request, now);
             let read = database.read(&plan, &request);
-            floors.learn(&plan, &request, &stored(&read));
+            floors.learn(&plan, &request, &stored(&read), now);
             database.visible.clear();
             floors.gone(&HELD, positions(&read));
             assert!(floors.wants_horizon(now));
@@ -403,7 +475,7 @@ mod tests {
             let request = request(10, &BTreeSet::new());
             let plan = floors.plan(&request, now);
             let read = database.read(&plan, &request);
-            floors.learn(&plan, &request, &stored(&read));
+            floors.learn(&plan, &request, &stored(&read), now);
             (plan, read)
         };
         for _ in 0..5 {
@@ -442,7 +514,7 @@ mod tests {
             database.visible.clear();
             let request = request(1, &BTreeSet::new());
             let plan = floors.plan(&request, now);
-            floors.learn(&plan, &request, &[]);
+            floors.learn(&plan, &request, &[], now);
             floors.lanes[&LANE].floor
         };
         floors.granted(&[lease(1)]);
@@ -459,6 +531,66 @@ mod tests {
         assert!(raise(&mut floors, &mut database) > 0);
         floors.forget();
         assert_eq!(floors.lanes[&LANE].floor, 0);
+    }
+
+    /// What one read plans to do with three lanes, and how long it takes.
+    fn walk(floors: &mut Floors, now: &mut Instant, took: Duration) -> Vec<i64> {
+        let mut request = ReadRequest::default();
+        request.lanes = vec![(1, 10), (2, 10), (3, 10)];
+        let plan = floors.plan(&request, *now);
+        *now += took;
+        floors.learn(&plan, &request, &[], *now);
+        plan.floors
+    }
+
+    #[test]
+    fn lanes_are_walked_one_by_one_where_it_takes_long() {
+        let (mut floors, mut now) = (Floors::default(), Instant::now());
+        assert_eq!(walk(&mut floors, &mut now, LONG * 2), [0, 0, 0]);
+        // No floor is known as long as there was no second horizon.
+        for _ in 0..2 {
+            for lane in 0..3 {
+                let mut expected = [NOT_NOW; 3];
+                expected[lane] = 0;
+                assert_eq!(walk(&mut floors, &mut now, LONG), expected);
+            }
+        }
+        assert_eq!(walk(&mut floors, &mut now, Duration::ZERO)[0], 0);
+        assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
+    }
+
+    #[test]
+    fn what_was_given_up_in_a_walk_is_not_begun_again_in_all_lanes() {
+        let (mut floors, mut now) = (Floors::default(), Instant::now());
+        let give_up = |floors: &mut Floors, now: &mut Instant, after: Duration| {
+            floors.plan(&request(10, &BTreeSet::new()), *now);
+            *now += after;
+            floors.give_up(*now);
+        };
+        give_up(&mut floors, &mut now, LONG_FOR_SOMEBODY / 2);
+        assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
+        give_up(&mut floors, &mut now, LONG_FOR_SOMEBODY);
+        let walked = walk(&mut floors, &mut now, LONG);
+        assert_eq!(walked, [0, NOT_NOW, NOT_NOW]);
+    }
+
+    /// The other lanes go on from their floors meanwhile.
+    #[test]
+    fn a_look_from_the_beginning_takes_one_lane_after_the_other() {
+        let (mut floors, mut now) = (Floors::default(), Instant::now());
+        let mut database = Database {
+            last_id: 7,
+            ..Database::default()
+        };
+        floors.see(database.horizon(), now);
+        floors.see(database.horizon(), now);
+        walk(&mut floors, &mut now, LONG * 2);
+        assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 8]);
+        now += LOOK_SELDOM;
+        assert_eq!(walk(&mut floors, &mut now, LONG), [0, 8, 8]);
+        assert_eq!(walk(&mut floors, &mut now, LONG), [8, 0, 8]);
+        assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 0]);
+        assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 8]);
     }
 
     #[derive(Clone, Debug)]
@@ -528,7 +660,7 @@ mod tests {
                             ..Plan::default()
                         };
                         prop_assert_eq!(&read, &database.read(&from_start, &request));
-                        floors.learn(&plan, &request, &stored(&read));
+                        floors.learn(&plan, &request, &stored(&read), now);
                         in_flight.extend(read);
                     }
                     Step::Settle(count) => {

@@ -112,7 +112,7 @@ impl Drop for Lent<'_> {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
             drop(Object::take(client));
-            self.store.floors().forget();
+            self.store.floors().give_up(Instant::now());
         }
     }
 }
@@ -156,7 +156,7 @@ impl Store for PostgresStore {
             }
             let plan = self.floors().plan(request, Instant::now());
             let read = read::read(c, request, &plan).await?;
-            self.floors().learn(&plan, request, &read);
+            self.floors().learn(&plan, request, &read, Instant::now());
             Ok(read)
         })
         .await
