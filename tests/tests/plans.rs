@@ -28,6 +28,16 @@ fn fill(connection: &mut PgConnection, count: usize) -> Result<()> {
 const PLANNED: &str =
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off";
 
+/// A runner that holds all lanes.
+async fn owner(store: &PostgresStore) -> Result<(RunnerId, Vec<Lease>)> {
+    let runner = RunnerId {
+        id: Uuid::new_v4(),
+        name: "owner".into(),
+    };
+    let leases = store.lease(&runner, TTL).await?.leases;
+    Ok((runner, leases))
+}
+
 /// Nobody may walk the table, and nothing but the lanes may be sorted.
 fn assert_indexed(explained: &Explained) {
     let scans: BTreeSet<_> = explained
@@ -67,11 +77,7 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
     connection.batch_execute("ALTER TABLE outbox SET (autovacuum_enabled = off); ANALYZE")?;
     fill(&mut connection, 100_000)?;
     let store = database.store()?;
-    let runner = RunnerId {
-        id: Uuid::new_v4(),
-        name: "explained".into(),
-    };
-    let leases = store.lease(&runner, TTL).await?.leases;
+    let (runner, leases) = owner(&store).await?;
     let (lanes, epochs): (Vec<_>, Vec<_>) = leases.iter().map(|l| (l.lane, l.epoch)).unzip();
     let fence = format!(
         "'{{{}}}', '{{{}}}', '{}'",
@@ -159,11 +165,7 @@ async fn a_store_reads_by_the_index_also_where_a_walk_costs_less() -> Result<()>
     let (before, (scans, _)) = (walks()?, entries_after(&mut connection, 0).await?);
 
     let store = database.store()?;
-    let runner = RunnerId {
-        id: Uuid::new_v4(),
-        name: "reader".into(),
-    };
-    let leases = store.lease(&runner, TTL).await?.leases;
+    let (_, leases) = owner(&store).await?;
     let mut request = all_of(&leases, 64);
     request.max_bytes = 64 * 4;
     for _ in 0..READS {
@@ -262,11 +264,7 @@ async fn a_million_dead_rows_that_somebody_pins_cost_a_read_nothing() -> Result<
     reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM counters")?;
 
     let store = database.store()?;
-    let runner = RunnerId {
-        id: Uuid::new_v4(),
-        name: "reader".into(),
-    };
-    let leases = store.lease(&runner, TTL).await?.leases;
+    let (runner, leases) = owner(&store).await?;
     assert_eq!(drain(&store, &runner, &leases).await?, SETTLED);
     // What the floors are derived from is a quarter of a second old, so they still follow.
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -49,6 +49,39 @@ async fn the_store_keeps_its_contract<D: Database>() -> Result<()> {
 
 outbox_tests::on_each_database!(async fn: the_store_keeps_its_contract);
 
+/// Nobody listens on these ports.
+#[tokio::test]
+async fn who_does_not_answer_is_named_without_a_password() -> Result<()> {
+    async fn names(store: impl Store, place: &str) {
+        let error = store.paused().await.unwrap_err().to_string();
+        assert!(error.contains(place), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+    for (url, place) in [
+        (
+            "postgres://shop:secret@127.0.0.1:1/orders",
+            ": 127.0.0.1:1/orders: ",
+        ),
+        (
+            "postgres://shop:secret@127.0.0.1:1,127.0.0.1:2/a",
+            ": 127.0.0.1:1,127.0.0.1:2/a: ",
+        ),
+        (
+            "hostaddr=127.0.0.1 port=1 user=shop password=secret",
+            ": 127.0.0.1:1: ",
+        ),
+        (
+            "user=shop host=/nowhere password=secret",
+            ": /nowhere:5432: ",
+        ),
+    ] {
+        names(PostgresStore::new(url)?, place).await;
+    }
+    let url = "mysql://shop:secret@127.0.0.1:1/orders";
+    names(MysqlStore::new(url)?, ": 127.0.0.1:1/orders: ").await;
+    Ok(())
+}
+
 async fn without_its_tables_it_is_refused(store: impl Store) {
     let error = store.check().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Fatal);

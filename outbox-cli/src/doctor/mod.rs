@@ -59,6 +59,7 @@ impl Report {
     }
 }
 
+/// One thing that was found.
 #[derive(Debug, Serialize)]
 struct Finding {
     level: Level,

@@ -24,6 +24,8 @@ use std::fmt;
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use deadpool::managed::PoolError;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -526,6 +528,15 @@ impl StoreError {
     /// What the runner does about it.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+}
+
+/// The pool does not tell why there is no connection; who connects does.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn no_connection(error: PoolError<StoreError>) -> StoreError {
+    match error {
+        PoolError::Backend(error) => error,
+        error => StoreError::unavailable(error),
     }
 }
 

@@ -52,25 +52,3 @@ impl Manager for Connector {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::MysqlStore;
-    use crate::store::Store as _;
-
-    /// Nobody listens on these ports.
-    #[tokio::test]
-    async fn who_does_not_answer_is_named_without_a_password() {
-        for (url, place) in [(
-            "mysql://shop:secret@127.0.0.1:1/orders",
-            ": 127.0.0.1:1/orders: ",
-        )] {
-            let store = MysqlStore::new(url).unwrap();
-            let error = store.paused().await.unwrap_err().to_string();
-            assert!(
-                error.contains(place) && !error.contains("secret"),
-                "{error}"
-            );
-        }
-    }
-}

@@ -17,7 +17,7 @@ mod sql;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use deadpool::managed::{Object, Pool, PoolError};
+use deadpool::managed::{Object, Pool};
 use outbox_mysql_driver::mysql_async::Conn;
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ use self::connect::Connector;
 use self::fenced::Change;
 use super::{
     Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position,
-    ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter, no_connection,
 };
 
 pub use self::builder::MysqlStoreBuilder;
@@ -315,13 +315,5 @@ impl Store for MysqlStore {
     ) -> Result<Vec<LaneBatch>, StoreError> {
         self.with(async |c| fenced::noted_batches(c, runner, leases).await)
             .await
-    }
-}
-
-/// The pool does not tell why there is no connection; who connects does.
-fn no_connection(error: PoolError<StoreError>) -> StoreError {
-    match error {
-        PoolError::Backend(error) => error,
-        error => StoreError::unavailable(error),
     }
 }

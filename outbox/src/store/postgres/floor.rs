@@ -535,8 +535,10 @@ mod tests {
 
     /// What one read plans to do with three lanes, and how long it takes.
     fn walk(floors: &mut Floors, now: &mut Instant, took: Duration) -> Vec<i64> {
-        let mut request = ReadRequest::default();
-        request.lanes = vec![(1, 10), (2, 10), (3, 10)];
+        let request = ReadRequest {
+            lanes: vec![(1, 10), (2, 10), (3, 10)],
+            ..ReadRequest::default()
+        };
         let plan = floors.plan(&request, *now);
         *now += took;
         floors.learn(&plan, &request, &[], *now);

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use deadpool::managed::{Object, Pool, PoolError};
+use deadpool::managed::{Object, Pool};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -27,6 +27,7 @@ use self::floor::Floors;
 use super::{
     ALL_TOPICS, Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused,
     Position, ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    no_connection,
 };
 
 use crate::operator::Operator;
@@ -38,9 +39,8 @@ pub use self::builder::PostgresStoreBuilder;
 /// The outbox of a PostgreSQL database, version 13 or later.
 ///
 /// It uses up to four connections, opens them when they are needed, and keeps one more to listen for the
-/// doorbell. No transaction and no lock is held between calls. It works
-/// behind PgBouncer in transaction mode, where only the doorbell needs a direct connection
-/// ([`listen_url`](PostgresStoreBuilder::listen_url)).
+/// doorbell. No transaction and no lock is held between calls. It works behind PgBouncer in transaction
+/// mode, where only the doorbell needs a direct connection ([`listen_url`](PostgresStoreBuilder::listen_url)).
 ///
 /// ```no_run
 /// let store = outbox::store::PostgresStore::new("postgres://shop@localhost/shop")?;
@@ -319,14 +319,6 @@ impl Store for PostgresStore {
     }
 }
 
-/// The pool does not tell why there is no connection; who connects does.
-fn no_connection(error: PoolError<StoreError>) -> StoreError {
-    match error {
-        PoolError::Backend(error) => error,
-        error => StoreError::unavailable(error),
-    }
-}
-
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code() {
@@ -337,7 +329,7 @@ impl From<tokio_postgres::Error> for StoreError {
                  server that can be",
             ),
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::unavailable(format!(
-                "{}; give its role the rights of a runner, by `migrations/postgres/grants.sql`",
+                "{}; the rights of each role are in `migrations/postgres/grants.sql`",
                 Cause(error)
             )),
             _ => Self::unavailable(Cause(error)),

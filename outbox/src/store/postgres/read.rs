@@ -28,9 +28,10 @@ pub(super) async fn read(
     request: &ReadRequest,
     plan: &Plan,
 ) -> Result<Vec<StoredMessage>, StoreError> {
+    let large = large_bytes(request);
     loop {
-        let rows = oldest(client, request, plan).await?;
-        let (mut taken, mut large) = (Vec::with_capacity(rows.len()), Vec::new());
+        let rows = oldest(client, request, plan, large).await?;
+        let (mut taken, mut to_fetch) = (Vec::with_capacity(rows.len()), Vec::new());
         let (mut lane, mut room) = (None, Room::new(request.max_bytes));
         for row in &rows {
             let position = position(row)?;
@@ -39,22 +40,22 @@ pub(super) async fn read(
             }
             let bytes = usize::try_from(row.try_get::<_, i32>(10)?).unwrap_or(0);
             if room.take(bytes) {
-                taken.push((position, row));
-                if bytes > large_bytes(request) {
-                    large.push(position);
+                let is_large = bytes > large;
+                taken.push((position, row, is_large));
+                if is_large {
+                    to_fetch.push(position);
                 }
             }
         }
-        let mut contents = match large.is_empty() {
-            true => HashMap::new(),
-            false => contents(client, &large).await?,
-        };
-        if contents.len() == large.len() {
-            let message = |(position, row): (Position, &Row)| match contents.remove(&position) {
-                Some(contents) => stored(row, contents),
-                None => stored(row, Contents::of(row)?),
-            };
-            return Ok(taken.into_iter().map(message).collect::<Result<_, _>>()?);
+        let mut fetched = contents(client, &to_fetch).await?;
+        if fetched.len() == to_fetch.len() {
+            let mut read = Vec::with_capacity(taken.len());
+            for (position, row, is_large) in taken {
+                let contents = is_large.then(|| fetched.remove(&position)).flatten();
+                let contents = contents.map_or_else(|| Contents::of(row), Ok)?;
+                read.push(stored(position, row, contents)?);
+            }
+            return Ok(read);
         }
         // Somebody else has delivered one meanwhile, or taken it away, and what was found is out of date.
     }
@@ -66,14 +67,19 @@ fn large_bytes(request: &ReadRequest) -> usize {
     request.max_bytes / most.unwrap_or(1).max(1)
 }
 
-async fn oldest(client: &Client, request: &ReadRequest, plan: &Plan) -> Result<Vec<Row>, Error> {
+async fn oldest(
+    client: &Client,
+    request: &ReadRequest,
+    plan: &Plan,
+    large: usize,
+) -> Result<Vec<Row>, Error> {
     let (lanes, most): (Vec<_>, Vec<_>) = request
         .lanes
         .iter()
         .map(|&(lane, most)| (lane, i64::try_from(most).unwrap_or(i64::MAX)))
         .unzip();
     let exclude: Vec<_> = plan.exclude.iter().map(|position| position.id).collect();
-    let large = i64::try_from(large_bytes(request)).unwrap_or(i64::MAX);
+    let large = i64::try_from(large).unwrap_or(i64::MAX);
     planned(
         client,
         "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at, bytes \
@@ -99,6 +105,9 @@ async fn contents(
     client: &Client,
     positions: &[Position],
 ) -> Result<HashMap<Position, Contents>, Error> {
+    if positions.is_empty() {
+        return Ok(HashMap::new());
+    }
     let (lanes, ids) = places(positions.iter().copied());
     let rows = planned(
         client,
@@ -114,7 +123,8 @@ async fn contents(
     rows.iter().map(contents).collect()
 }
 
-/// A query in a transaction of its own, which tells the planner what to do. All of it is sent in one go.
+/// A query in a transaction of its own, which tells the planner what to do. All of it is sent in one go,
+/// in this order.
 async fn planned(
     client: &Client,
     query: &str,
@@ -216,7 +226,7 @@ pub(super) async fn due(
     let due = |row: &Row| {
         let attempts: i32 = row.try_get(10)?;
         Ok(DueMessage {
-            stored: stored(row, Contents::of(row)?)?,
+            stored: stored(position(row)?, row, Contents::of(row)?)?,
             attempts: u32::try_from(attempts).unwrap_or(0),
         })
     };
@@ -245,7 +255,7 @@ fn position(row: &Row) -> Result<Position, Error> {
     })
 }
 
-fn stored(row: &Row, contents: Contents) -> Result<StoredMessage, Error> {
+fn stored(position: Position, row: &Row, contents: Contents) -> Result<StoredMessage, Error> {
     let columns = Columns {
         id: Ok(row.try_get(2)?),
         topic: row.try_get(3)?,
@@ -255,5 +265,5 @@ fn stored(row: &Row, contents: Contents) -> Result<StoredMessage, Error> {
         headers: row.try_get(7)?,
         event_type: row.try_get(8)?,
     };
-    Ok(StoredMessage::new(position(row)?, row.try_get(9)?, columns))
+    Ok(StoredMessage::new(position, row.try_get(9)?, columns))
 }
