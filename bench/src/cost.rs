@@ -142,8 +142,7 @@ fn drain(options: &Options, case: &Case) -> Result<Cost> {
             .context("no process for a runner")
     };
     let runners = (0..case.runners).map(start).collect::<Result<Vec<_>>>()?;
-    wait_until_empty(&database.url)?;
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = (wait_until_empty(&database.url)? - begin).as_secs_f64();
     let wal = database.wal_bytes()? - wal;
     let mut usages = Vec::new();
     for runner in runners {

@@ -3,7 +3,7 @@
 use crate::by::By;
 use crate::failure::Failure;
 use crate::settings::DatabaseFlags;
-use crate::{Database, show};
+use crate::{Database, show, status};
 
 /// Writers are not concerned: their messages wait. Runners hear of it within about a second, and what is in
 /// flight still arrives.
@@ -60,9 +60,19 @@ pub(crate) async fn pause(args: &Args) -> Result<(), Failure> {
 pub(crate) async fn resume(args: &Args) -> Result<(), Failure> {
     let operator = Database::of(&args.database)?.operator()?;
     let news = operator.resume(args.topic.as_deref(), &args.note()).await?;
+    // What is paused in two ways still is, in the other one.
+    let paused = operator.status().await?.paused;
+    let waits = paused.all && !args.all;
     let what = args.what();
-    show::print(&match news {
-        true => format!("{what} goes on\n"),
-        false => format!("{what} was not paused\n"),
-    })
+    let mut text = match (news, waits) {
+        (false, _) => format!("{what} was not paused\n"),
+        (true, false) => format!("{what} goes on\n"),
+        (true, true) => format!("{what} is not paused by its name any more\n"),
+    };
+    match args.all {
+        true => text.extend(paused.topics.iter().map(|topic| status::is_paused(topic))),
+        false if waits => text += status::EVERYTHING_IS_PAUSED,
+        false => {}
+    }
+    show::print(&text)
 }

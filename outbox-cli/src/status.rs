@@ -63,6 +63,15 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
+/// A line for the pause of everything.
+pub(crate) const EVERYTHING_IS_PAUSED: &str =
+    "paused   everything: `outbox resume --all` lets it go on\n";
+
+/// A line for the pause of a topic.
+pub(crate) fn is_paused(topic: &str) -> String {
+    format!("paused   the topic {}\n", show::text(topic))
+}
+
 fn text(status: &Status) -> String {
     let age = |age: Option<Duration>| show::maybe(age.map(show::duration));
     let mut text = String::new();
@@ -76,11 +85,9 @@ fn text(status: &Status) -> String {
     let _ = writeln!(text, "runners  {}", status.runners.len());
     let paused = &status.paused;
     if paused.all {
-        text += "paused   everything: `outbox resume --all` lets it go on\n";
+        text += EVERYTHING_IS_PAUSED;
     }
-    for topic in &paused.topics {
-        let _ = writeln!(text, "paused   the topic {}", show::text(topic));
-    }
+    text.extend(paused.topics.iter().map(|topic| is_paused(topic)));
     if status.is_deserted() {
         text += "\nNo runner: messages wait, and nobody is there to deliver them. Start one: `outbox run`\n";
     }

@@ -301,6 +301,38 @@ async fn a_million_dead_rows_that_somebody_pins_cost_a_read_nothing() -> Result<
     let read = store.read(&all_of(&leases, 64)).await?;
     let payloads: Vec<_> = read.iter().map(|m| m.message.payload()).collect();
     assert_eq!(payloads, [Some(&b"1"[..]), Some(&b"2"[..])]);
+    assert_eq!(drain(&store, &runner, &leases).await?, 2);
+
+    a_runner_that_starts_over_them_gets_through(&database, &leases).await?;
     reader.batch_execute("COMMIT").context("the reader")?;
+    Ok(())
+}
+
+/// It knows no floors, and gives up before all lanes are walked.
+async fn a_runner_that_starts_over_them_gets_through(
+    database: &Postgres,
+    leases: &[Lease],
+) -> Result<()> {
+    let request = all_of(leases, 1_000);
+    let begin = Instant::now();
+    assert!(database.store()?.read(&request).await?.is_empty());
+    let walk = begin.elapsed();
+
+    const KEYS: usize = 1_000;
+    fill(&mut database.connect()?, KEYS)?;
+    let store = database.store()?;
+    let (mut given_up, mut found) = (0, BTreeSet::new());
+    while found.len() < KEYS {
+        match tokio::time::timeout(walk / 2, store.read(&request)).await {
+            Ok(read) => found.extend(read?.into_iter().map(|stored| stored.position)),
+            Err(_) => given_up += 1,
+        }
+        let found = found.len();
+        ensure!(
+            given_up < 12,
+            "{found} of {KEYS} found, where a walk takes {walk:?}"
+        );
+    }
+    assert!(given_up > 0, "none was too long");
     Ok(())
 }

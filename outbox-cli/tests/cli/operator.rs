@@ -304,19 +304,25 @@ fn topics_and_everything_are_paused_and_resumed() -> Result<()> {
     said(&database, ["pause", "--all", "--by", "bob"])?;
     assert!(said(&database, ["status"])?.contains("paused   everything"));
     running.wait_for("all=true")?;
+    let everything = "paused   everything: `outbox resume --all` lets it go on\n";
     assert_eq!(
         said(&database, ["resume", name])?,
-        format!("the topic {name} goes on\n")
+        format!("the topic {name} is not paused by its name any more\n{everything}")
     );
     assert_eq!(
         said(&database, ["resume", name])?,
-        format!("the topic {name} was not paused\n")
+        format!("the topic {name} was not paused\n{everything}")
     );
     running.wait_for("topics=[]")?;
     assert_eq!(database.waiting()?, 1);
+    said(&database, ["pause", "another"])?;
     assert_eq!(
         said(&database, ["resume", "--all"])?,
-        "everything goes on\n"
+        "everything goes on\npaused   the topic another\n"
+    );
+    assert_eq!(
+        said(&database, ["resume", "another"])?,
+        "the topic another goes on\n"
     );
     first.wait_for(1)?;
     running.signal(Signal::TERM)?;

@@ -46,11 +46,8 @@ const LOOK_SELDOM: Duration = Duration::from_secs(300);
 /// A walk over all lanes that takes longer than this is long.
 const LONG: Duration = Duration::from_secs(3);
 
-/// One over a single lane.
-const LONG_FOR_A_LANE: Duration = Duration::from_millis(300);
-
-/// And one that was given up.
-const LONG_FOR_SOMEBODY: Duration = Duration::from_millis(500);
+/// What was given up sooner was not given up because it took long.
+const SUDDEN: Duration = Duration::from_millis(50);
 
 /// The floor of a lane that is not read this time.
 const NOT_NOW: i64 = i64::MAX;
@@ -66,7 +63,7 @@ pub(super) struct Horizon {
     pub(super) in_progress: Vec<i64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Floors {
     lanes: BTreeMap<i16, Lane>,
     horizon: Option<(Horizon, Instant)>,
@@ -77,6 +74,8 @@ pub(super) struct Floors {
     /// Since when a read walks that is not over.
     walking: Option<Instant>,
     walks_are_long: bool,
+    /// How long a walk over all lanes may take: [`LONG`], and less where walks are given up sooner.
+    patience: Duration,
     /// The last lane that was walked alone.
     walked: Option<i16>,
 }
@@ -114,6 +113,22 @@ pub(super) struct Plan {
     pub(super) late_xids: Vec<i64>,
     pub(super) late_floors: Vec<i64>,
     generation: u64,
+}
+
+impl Default for Floors {
+    fn default() -> Self {
+        Self {
+            lanes: BTreeMap::new(),
+            horizon: None,
+            bound: None,
+            generation: 0,
+            settled: 0,
+            walking: None,
+            walks_are_long: false,
+            patience: LONG,
+            walked: None,
+        }
+    }
 }
 
 impl Floors {
@@ -171,8 +186,12 @@ impl Floors {
 
     /// A statement was given up: perhaps a walk, because it took too long.
     pub(super) fn give_up(&mut self, now: Instant) {
-        let walking = self.walking.take();
-        self.walks_are_long |= walking.is_some_and(|since| now >= since + LONG_FOR_SOMEBODY);
+        let walked = self.walking.take();
+        let walked = walked.map(|since| now.saturating_duration_since(since));
+        if let Some(walked) = walked.filter(|walked| *walked >= SUDDEN) {
+            self.walks_are_long = true;
+            self.patience = self.patience.min(walked / 2);
+        }
         self.forget();
     }
 
@@ -248,8 +267,7 @@ impl Floors {
                 lane.floor == 0 || since.is_none_or(|since| now >= since + interval)
             })
         };
-        let lanes = request.lanes.iter().filter(|&&(_, most)| most > 0);
-        let mut due: BTreeSet<_> = lanes.map(|&(number, _)| number).filter(is_due).collect();
+        let mut due: BTreeSet<_> = lanes(request).filter(is_due).collect();
         if self.walks_are_long {
             let next = |&number: &i16| self.walked.is_none_or(|last| number > last);
             self.walked = due.iter().copied().find(next).or(due.first().copied());
@@ -267,11 +285,13 @@ impl Floors {
         now: Instant,
     ) {
         if let Some(since) = self.walking.take() {
-            let long = match self.walks_are_long {
-                true => LONG_FOR_A_LANE,
-                false => LONG,
+            let walks = match self.walks_are_long {
+                // It was one of them.
+                true => u32::try_from(lanes(request).count()).unwrap_or(u32::MAX),
+                false => 1,
             };
-            self.walks_are_long = now.saturating_duration_since(since) > long;
+            let walked = now.saturating_duration_since(since);
+            self.walks_are_long = walked.saturating_mul(walks) > self.patience;
         }
         let Some(bound) = &self.bound else { return };
         // What is passed over may be undelivered.
@@ -311,6 +331,12 @@ impl Floors {
             }
         }
     }
+}
+
+/// The lanes that are to be read.
+fn lanes(request: &ReadRequest) -> impl Iterator<Item = i16> {
+    let lanes = request.lanes.iter().filter(|&&(_, most)| most > 0);
+    lanes.map(|&(number, _)| number)
 }
 
 impl Lane {
@@ -569,11 +595,19 @@ mod tests {
             *now += after;
             floors.give_up(*now);
         };
-        give_up(&mut floors, &mut now, LONG_FOR_SOMEBODY / 2);
+        give_up(&mut floors, &mut now, SUDDEN / 2);
         assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
-        give_up(&mut floors, &mut now, LONG_FOR_SOMEBODY);
-        let walked = walk(&mut floors, &mut now, LONG);
-        assert_eq!(walked, [0, NOT_NOW, NOT_NOW]);
+        give_up(&mut floors, &mut now, SUDDEN);
+        // Nor are walks that are just as long.
+        for _ in 0..2 {
+            for lane in 0..3 {
+                let mut expected = [NOT_NOW; 3];
+                expected[lane] = 0;
+                assert_eq!(walk(&mut floors, &mut now, SUDDEN / 3), expected);
+            }
+        }
+        walk(&mut floors, &mut now, SUDDEN / 10);
+        assert_eq!(walk(&mut floors, &mut now, SUDDEN / 3), [0, 0, 0]);
     }
 
     /// The other lanes go on from their floors meanwhile.
