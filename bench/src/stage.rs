@@ -70,8 +70,7 @@ impl Database {
         Ok(PgConnection::establish(&self.url)?)
     }
 
-    /// Fills a table with messages over so many keys, whose payloads can't be compressed. `bytes` is a
-    /// multiple of 16.
+    /// Fills a table with messages over so many keys, whose payloads can't be compressed.
     ///
     /// Begins with a checkpoint, so that none comes in the midst of what follows: after one, the first
     /// change of each page is logged with the page. Messages are young in general when they are delivered.
@@ -81,13 +80,13 @@ impl Database {
             keys,
             bytes,
         } = backlog;
-        let digests = bytes / 16;
+        let digests = bytes.div_ceil(64);
         self.connect()?.batch_execute(&format!(
             "CHECKPOINT; \
              INSERT INTO {table} (topic, key, payload) \
              SELECT '{topic}', convert_to('key-' || n % {keys}, 'UTF8'), \
-                decode((SELECT string_agg(md5(n::text || d::text), '') \
-                    FROM generate_series(1, {digests}) AS d), 'hex') \
+                substring((SELECT string_agg(sha512(int8send(n) || int4send(d)), '') \
+                    FROM generate_series(1, {digests}) AS d) FROM 1 FOR {bytes}) \
              FROM generate_series(1, {messages}) AS n; \
              ANALYZE {table}"
         ))?;

@@ -283,6 +283,18 @@ async fn a_million_dead_rows_that_somebody_pins_cost_a_read_nothing() -> Result<
     let a_scan = entries / scans;
     assert!(a_scan < 1_000, "{a_scan} entries in each of {scans} scans");
 
+    // Nor does it cost much to measure what waits, once it is known where: one lane is looked at from its beginning.
+    let before = entries_after(&mut connection, 0).await?;
+    for _ in 0..2 {
+        store.backlog().await?;
+    }
+    let before = entries_after(&mut connection, before.0 + 2 * 16).await?;
+    let backlog = store.backlog().await?.context("a backlog")?;
+    let after = entries_after(&mut connection, before.0 + 16).await?;
+    assert_eq!((backlog.waiting, backlog.oldest), (0, None));
+    let (entries, a_lane) = (after.1 - before.1, i64::try_from(SETTLED / 16)?);
+    assert!(entries < 3 * a_lane, "{entries} entries");
+
     // The floor hides nothing: neither what comes now, nor what began before and commits only now.
     let mut late = database.connect()?;
     late.batch_execute(

@@ -6,7 +6,6 @@
 //! Asking is cheap however much waits: nothing is counted to its end, and nothing takes longer than ten
 //! seconds. It works on a standby too.
 
-mod backlog;
 mod json;
 mod parked;
 mod pause;
@@ -18,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use crate::store::{PostgresStore, StoreError};
 
 pub use self::parked::{Done, Note, ParkedFilter, ParkedMessage};
+pub(crate) use self::status::{COUNTED, duration};
 pub use self::status::{Count, LaneStatus, RunnerStatus, Status};
 
 /// All lanes.

@@ -13,7 +13,7 @@ use super::{Operator, json};
 use crate::store::{Paused, StoreError, paused};
 
 /// How far messages are counted.
-pub(super) const COUNTED: u64 = 10_000;
+pub(crate) const COUNTED: u64 = 10_000;
 
 /// How many parked keys a status tells of.
 const PARKED_KEYS: u32 = 20;
@@ -222,7 +222,7 @@ async fn runners(client: &Client) -> Result<Vec<RunnerStatus>, Error> {
 }
 
 /// Clocks can be set back: what lies in the future counts as now.
-pub(super) fn duration(seconds: f64) -> Duration {
+pub(crate) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
 }
 

@@ -3,6 +3,7 @@
 //! Each call is one statement without a name, sent in one go, with its transaction if it needs one: nothing is
 //! left behind in the session, so any pooler may be in between.
 
+mod backlog;
 mod bell;
 mod builder;
 mod check;
@@ -22,6 +23,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use self::backlog::Starts;
 use self::connect::Connector;
 use self::floor::Floors;
 use super::{
@@ -29,8 +31,6 @@ use super::{
     Position, ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
     no_connection,
 };
-
-use crate::operator::Operator;
 
 pub(crate) use self::read::paused;
 
@@ -54,6 +54,8 @@ pub struct PostgresStore {
     /// In which the outbox must be, if it is not left to the connections.
     schema: Option<String>,
     floors: Arc<Mutex<Floors>>,
+    /// From where what waits is counted.
+    starts: Arc<Mutex<Starts>>,
 }
 
 impl PostgresStore {
@@ -231,7 +233,10 @@ impl Store for PostgresStore {
     }
 
     async fn backlog(&self) -> Result<Option<Backlog>, StoreError> {
-        Operator::new(self.clone()).backlog().await.map(Some)
+        // An error in between is not one of the connection: what is only looked at tells nothing about the rest.
+        self.with(async |c| Ok(backlog::backlog(c, &self.starts).await))
+            .await?
+            .map(Some)
     }
 
     async fn refuse_again(

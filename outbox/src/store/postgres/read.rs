@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Whatever the statistics say, a range of an index is read, in its order and to its limit.
-const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+pub(super) const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
     SET LOCAL enable_sort = off; SET LOCAL jit = off";
 
 /// The oldest messages.
@@ -82,6 +82,7 @@ async fn oldest(
     let large = i64::try_from(large).unwrap_or(i64::MAX);
     planned(
         client,
+        BEGIN,
         "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at, bytes \
          FROM outbox_read($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         &[
@@ -111,6 +112,7 @@ async fn contents(
     let (lanes, ids) = places(positions.iter().copied());
     let rows = planned(
         client,
+        BEGIN,
         "SELECT o.lane, o.id, o.key, o.payload FROM unnest($1, $2) AS d (lane, id) \
          CROSS JOIN LATERAL (SELECT * FROM outbox WHERE lane = d.lane AND id = d.id LIMIT 1) AS o",
         &[(&lanes, Type::INT2_ARRAY), (&ids, Type::INT8_ARRAY)],
@@ -125,13 +127,14 @@ async fn contents(
 
 /// A query in a transaction of its own, which tells the planner what to do. All of it is sent in one go,
 /// in this order.
-async fn planned(
+pub(super) async fn planned(
     client: &Client,
+    begin: &str,
     query: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, Error> {
     let ((), rows, ()) = try_join3(
-        client.batch_execute(BEGIN),
+        client.batch_execute(begin),
         client.query_typed(query, parameters),
         client.batch_execute("COMMIT"),
     )
