@@ -104,6 +104,10 @@ fn explain(error: tokio_postgres::Error) -> StoreError {
         Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
             StoreError::fatal("this server is a standby, or read-only; use the primary")
         }
+        Some(&SqlState::QUERY_CANCELED) => StoreError::unavailable(
+            "no answer in 10 s; perhaps an old transaction keeps deleted messages in the table, over which one has to \
+             walk: `outbox doctor` names it",
+        ),
         _ => error.into(),
     }
 }

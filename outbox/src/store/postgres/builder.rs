@@ -119,6 +119,7 @@ impl PostgresStoreBuilder {
             listener,
             schema: self.schema,
             floors: Arc::default(),
+            brought: Arc::default(),
             starts: Arc::default(),
         })
     }

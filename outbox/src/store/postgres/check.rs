@@ -18,7 +18,7 @@ const TABLES: [&str; 8] = [
 
 /// All that runners and writers call, as the migrations make it: a version of the library that calls another
 /// function needs newer tables.
-const FUNCTIONS: [&str; 14] = [
+const FUNCTIONS: [&str; 15] = [
     "outbox_archive_delivered(smallint[], bigint[], uuid, smallint[], bigint[], bigint[], bigint[])",
     "outbox_bury(smallint[], bigint[], uuid, smallint, bigint, text)",
     "outbox_horizon()",
@@ -28,6 +28,7 @@ const FUNCTIONS: [&str; 14] = [
     "outbox_park(smallint[], bigint[], uuid, smallint[], bigint[], text[], integer[], bigint[])",
     "outbox_parked_firsts(smallint[])",
     "outbox_read(smallint[], bigint[], bigint[], bigint, bigint[], text[], text[], smallint[], bigint[], bigint[])",
+    "outbox_read_few(smallint[], bigint[], bigint[], bigint, bigint[], text[], text[], smallint[], bigint[], bigint[])",
     "outbox_refuse_again(smallint[], bigint[], uuid, smallint, bigint, text, integer, bigint)",
     "outbox_release(smallint[], bigint[], uuid)",
     "outbox_ring(oid, smallint)",

@@ -14,6 +14,7 @@ mod leases;
 mod read;
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,6 +55,8 @@ pub struct PostgresStore {
     /// In which the outbox must be, if it is not left to the connections.
     schema: Option<String>,
     floors: Arc<Mutex<Floors>>,
+    /// How many messages the last read brought: the next one brings about as many.
+    brought: Arc<AtomicUsize>,
     /// From where what waits is counted.
     starts: Arc<Mutex<Starts>>,
 }
@@ -157,7 +160,9 @@ impl Store for PostgresStore {
                 self.floors().see(horizon, Instant::now());
             }
             let plan = self.floors().plan(request, Instant::now());
-            let read = read::read(c, request, &plan).await?;
+            let few = self.brought.load(Ordering::Relaxed) < read::FEW;
+            let read = read::read(c, request, &plan, few).await?;
+            self.brought.store(read.len(), Ordering::Relaxed);
             self.floors().learn(&plan, request, &read, Instant::now());
             Ok(read)
         })

@@ -22,15 +22,19 @@ use super::{
 pub(super) const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
     SET LOCAL enable_sort = off; SET LOCAL jit = off";
 
-/// The oldest messages.
+/// Fewer messages than this are read by a plan that is kept, which saves more than it costs to put them aside.
+pub(super) const FEW: usize = 100;
+
+/// The oldest messages. `few`: there are few, in all likelihood.
 pub(super) async fn read(
     client: &Client,
     request: &ReadRequest,
     plan: &Plan,
+    few: bool,
 ) -> Result<Vec<StoredMessage>, StoreError> {
     let large = large_bytes(request);
     loop {
-        let rows = oldest(client, request, plan, large).await?;
+        let rows = oldest(client, request, plan, large, few).await?;
         let (mut taken, mut to_fetch) = (Vec::with_capacity(rows.len()), Vec::new());
         let (mut lane, mut room) = (None, Room::new(request.max_bytes));
         for row in &rows {
@@ -72,6 +76,7 @@ async fn oldest(
     request: &ReadRequest,
     plan: &Plan,
     large: usize,
+    few: bool,
 ) -> Result<Vec<Row>, Error> {
     let (lanes, most): (Vec<_>, Vec<_>) = request
         .lanes
@@ -80,25 +85,32 @@ async fn oldest(
         .unzip();
     let exclude: Vec<_> = plan.exclude.iter().map(|position| position.id).collect();
     let large = i64::try_from(large).unwrap_or(i64::MAX);
-    planned(
-        client,
-        BEGIN,
-        "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at, bytes \
-         FROM outbox_read($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        &[
-            (&lanes, Type::INT2_ARRAY),
-            (&most, Type::INT8_ARRAY),
-            (&plan.floors, Type::INT8_ARRAY),
-            (&large, Type::INT8),
-            (&exclude, Type::INT8_ARRAY),
-            (&request.topics.except, Type::TEXT_ARRAY),
-            (&request.topics.only, Type::TEXT_ARRAY),
-            (&plan.late_lanes, Type::INT2_ARRAY),
-            (&plan.late_xids, Type::INT8_ARRAY),
-            (&plan.late_floors, Type::INT8_ARRAY),
-        ],
-    )
-    .await
+    let parameters: [(&(dyn ToSql + Sync), Type); 10] = [
+        (&lanes, Type::INT2_ARRAY),
+        (&most, Type::INT8_ARRAY),
+        (&plan.floors, Type::INT8_ARRAY),
+        (&large, Type::INT8),
+        (&exclude, Type::INT8_ARRAY),
+        (&request.topics.except, Type::TEXT_ARRAY),
+        (&request.topics.only, Type::TEXT_ARRAY),
+        (&plan.late_lanes, Type::INT2_ARRAY),
+        (&plan.late_xids, Type::INT8_ARRAY),
+        (&plan.late_floors, Type::INT8_ARRAY),
+    ];
+    let query = |function| {
+        format!(
+            "SELECT lane, id, message_id, topic, partition, key, payload, headers, event_type, created_at, bytes \
+             FROM {function}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+        )
+    };
+    match few {
+        true => {
+            client
+                .query_typed(&query("outbox_read_few"), &parameters)
+                .await
+        }
+        false => planned(client, BEGIN, &query("outbox_read"), &parameters).await,
+    }
 }
 
 /// What large messages contain, of those that are still there.
