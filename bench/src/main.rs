@@ -28,7 +28,7 @@ struct Args {
     /// Kafka's bootstrap address.
     #[arg(long, env = "OUTBOX_TEST_KAFKA")]
     brokers: String,
-    /// Takes less than five minutes.
+    /// Takes some minutes, in place of hours.
     #[arg(long)]
     quick: bool,
     /// Runs only these parts.
