@@ -60,19 +60,20 @@ pub(crate) async fn pause(args: &Args) -> Result<(), Failure> {
 pub(crate) async fn resume(args: &Args) -> Result<(), Failure> {
     let operator = Database::of(&args.database)?.operator()?;
     let news = operator.resume(args.topic.as_deref(), &args.note()).await?;
-    // What is paused in two ways still is, in the other one.
-    let paused = operator.status().await?.paused;
-    let waits = paused.all && !args.all;
     let what = args.what();
-    let mut text = match (news, waits) {
+    // What is paused in two ways still is, in the other one.
+    let paused = operator.paused().await;
+    let waits = matches!(&paused, Ok(paused) if paused.all && !args.all);
+    show::print(&match (news, waits) {
         (false, _) => format!("{what} was not paused\n"),
         (true, false) => format!("{what} goes on\n"),
         (true, true) => format!("{what} is not paused by its name any more\n"),
+    })?;
+    let paused = paused?;
+    let others: String = match args.all {
+        true => paused.topics.iter().map(|t| status::is_paused(t)).collect(),
+        false if waits => status::EVERYTHING_IS_PAUSED.to_owned(),
+        false => String::new(),
     };
-    match args.all {
-        true => text.extend(paused.topics.iter().map(|topic| status::is_paused(topic))),
-        false if waits => text += status::EVERYTHING_IS_PAUSED,
-        false => {}
-    }
-    show::print(&text)
+    show::print(&others)
 }

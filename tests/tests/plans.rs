@@ -334,23 +334,29 @@ async fn a_runner_that_starts_over_them_gets_through(
     leases: &[Lease],
 ) -> Result<()> {
     let request = all_of(leases, 1_000);
-    let begin = Instant::now();
-    assert!(database.store()?.read(&request).await?.is_empty());
-    let walk = begin.elapsed();
+    let mut walk = Duration::MAX;
+    for _ in 0..3 {
+        let store = database.store()?;
+        store.check().await?;
+        let begin = Instant::now();
+        assert!(store.read(&request).await?.is_empty());
+        walk = walk.min(begin.elapsed());
+    }
 
     const KEYS: usize = 1_000;
     fill(&mut database.connect()?, KEYS)?;
     let store = database.store()?;
     let (mut given_up, mut found) = (0, BTreeSet::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
     while found.len() < KEYS {
-        match tokio::time::timeout(walk / 2, store.read(&request)).await {
+        match tokio::time::timeout(walk / 4, store.read(&request)).await {
             Ok(read) => found.extend(read?.into_iter().map(|stored| stored.position)),
             Err(_) => given_up += 1,
         }
         let found = found.len();
         ensure!(
-            given_up < 12,
-            "{found} of {KEYS} found, where a walk takes {walk:?}"
+            given_up < 12 && Instant::now() < deadline,
+            "{found} of {KEYS} found, where a walk takes {walk:?}, and {given_up} were given up"
         );
     }
     assert!(given_up > 0, "none was too long");

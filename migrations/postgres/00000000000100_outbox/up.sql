@@ -207,8 +207,8 @@ CREATE TABLE outbox_audit (
 );
 
 -- What the runner does is done by functions, because only a function carries the planner's settings
--- along, whatever pooler is in between. They matter: statements are prepared, mostly while the table is
--- empty, and a plan for an empty table reads a full one from end to end.
+-- along, whatever pooler is in between. They matter: statistics are gathered, and plans that are kept are made, mostly
+-- while the table is empty, and a plan for an empty table reads a full one from end to end.
 --
 -- The functions that change messages are fenced. They take the lanes and epochs of the leases that the
 -- runner believes to hold, and its id; they touch only lanes that it does hold, with an unexpired lease,

@@ -105,8 +105,8 @@ fn explain(error: tokio_postgres::Error) -> StoreError {
             StoreError::fatal("this server is a standby, or read-only; use the primary")
         }
         Some(&SqlState::QUERY_CANCELED) => StoreError::unavailable(
-            "no answer in 10 s; perhaps an old transaction keeps deleted messages in the table, over which one has to \
-             walk: `outbox doctor` names it",
+            "it was cancelled, perhaps because it took too long: an old transaction may keep deleted messages in the \
+             table, over which one has to walk, and `outbox doctor` names it",
         ),
         _ => error.into(),
     }

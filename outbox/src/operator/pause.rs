@@ -3,7 +3,7 @@
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{Note, Operator};
-use crate::store::{ALL_TOPICS, StoreError};
+use crate::store::{ALL_TOPICS, Paused, StoreError, paused};
 
 impl Operator {
     /// Lets runners send no more messages of this topic, or none at all, until it is resumed. What is in
@@ -41,6 +41,15 @@ impl Operator {
             note,
         )
         .await
+    }
+
+    /// What is paused.
+    ///
+    /// # Errors
+    ///
+    /// When the database can't be reached, or can't be used as it is.
+    pub async fn paused(&self) -> Result<Paused, StoreError> {
+        self.act(async |client| paused(client).await).await
     }
 
     async fn toggle(

@@ -1,10 +1,12 @@
 //! How much waits, for metrics.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::read::{BEGIN, planned};
@@ -17,24 +19,19 @@ const COUNTED_KEYS: i64 = 1_000;
 /// No further lane is looked at after this.
 const ENOUGH: Duration = Duration::from_secs(4);
 
-/// Where a lane is looked at.
-const BEGIN_IN_TIME: &str = "; SET LOCAL statement_timeout = '8s'";
+/// And a look at one takes no longer than this.
+const IN_TIME: &str = "; SET LOCAL statement_timeout = '8s'";
 
-/// Counts what waits. It needs no more than the rights of a runner.
-///
-/// # Errors
-///
-/// Also when it takes long, since dead rows are walked. Each look is told by `starts` where the last one has come, so
-/// the next one gets further.
+/// Counts what waits. It needs no more than the rights of a runner. `None` if that takes long, since dead rows are
+/// walked: the next look goes on from where this one has found something.
 pub(super) async fn backlog(
     client: &Client,
     starts: &Mutex<Starts>,
-) -> Result<Backlog, StoreError> {
+) -> Result<Option<Backlog>, StoreError> {
     let begin = Instant::now();
-    let in_time = format!("{BEGIN}{BEGIN_IN_TIME}");
     let rows = planned(
         client,
-        &in_time,
+        BEGIN,
         // The recursion, which jumps from key to key, ends with the limit.
         "WITH RECURSIVE keys AS ( \
             (SELECT lane, ordering_key FROM outbox_parked ORDER BY lane, ordering_key LIMIT 1) \
@@ -52,9 +49,7 @@ pub(super) async fn backlog(
         &[(&COUNTED_KEYS, Type::INT8)],
     )
     .await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| StoreError::unavailable("what waits has no row"))?;
+    let row = rows.first().ok_or_else(no_row)?;
     let count = |count: i64| u64::try_from(count).unwrap_or(0);
     let mut backlog = Backlog {
         parked_keys: count(row.try_get(0)?),
@@ -65,30 +60,81 @@ pub(super) async fn backlog(
     let look = lock(starts).look(&lanes, row.try_get(2)?);
     for (lane, start) in look.lanes {
         if begin.elapsed() > ENOUGH {
-            return Err(StoreError::unavailable("it takes too long"));
+            return Ok(None);
         }
         // One at least, of which the age is told.
         let most = COUNTED.saturating_sub(backlog.waiting).max(1);
-        let rows = planned(
-            client,
-            &in_time,
-            "SELECT count(*), min(w.id), extract(epoch FROM clock_timestamp() - min(w.created_at))::float8 \
-             FROM (SELECT id, created_at FROM outbox WHERE lane = $1 AND id >= $2 ORDER BY id LIMIT $3) AS w",
-            &[
-                (&lane, Type::INT2),
-                (&start, Type::INT8),
-                (&i64::try_from(most).unwrap_or(i64::MAX), Type::INT8),
-            ],
-        )
-        .await?;
-        for row in &rows {
-            backlog.waiting = COUNTED.min(backlog.waiting + count(row.try_get(0)?));
-            let oldest = row.try_get::<_, Option<f64>>(2)?.map(duration);
-            backlog.oldest = backlog.oldest.max(oldest);
-            lock(starts).learn(lane, row.try_get(1)?, look.settled_before);
-        }
+        let Some(waiting) = waiting(client, lane, start..i64::MAX, most).await? else {
+            return Ok(None);
+        };
+        lock(starts).learn(lane, waiting.first, look.settled_before);
+        waiting.add_to(&mut backlog);
     }
-    Ok(backlog)
+    // What this finds is seldom anything, so it may as well wait.
+    if let Some((lane, start)) = look.anew
+        && begin.elapsed() < ENOUGH
+        && let Some(waiting) = waiting(client, lane, 0..start, COUNTED).await?
+        && waiting.first.is_some()
+    {
+        lock(starts).learn(lane, waiting.first, look.settled_before);
+        waiting.add_to(&mut backlog);
+    }
+    Ok(Some(backlog))
+}
+
+/// What waits in a lane.
+struct Waiting {
+    count: i64,
+    first: Option<i64>,
+    oldest: Option<f64>,
+}
+
+impl Waiting {
+    fn add_to(&self, backlog: &mut Backlog) {
+        let count = u64::try_from(self.count).unwrap_or(0);
+        backlog.waiting = COUNTED.min(backlog.waiting + count);
+        backlog.oldest = backlog.oldest.max(self.oldest.map(duration));
+    }
+}
+
+/// `None` if it takes too long.
+async fn waiting(
+    client: &Client,
+    lane: i16,
+    ids: Range<i64>,
+    most: u64,
+) -> Result<Option<Waiting>, StoreError> {
+    let rows = planned(
+        client,
+        &format!("{BEGIN}{IN_TIME}"),
+        "SELECT count(*), min(w.id), extract(epoch FROM clock_timestamp() - min(w.created_at))::float8 \
+         FROM ( \
+            SELECT id, created_at FROM outbox \
+            WHERE lane = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT $4 \
+         ) AS w",
+        &[
+            (&lane, Type::INT2),
+            (&ids.start, Type::INT8),
+            (&ids.end, Type::INT8),
+            (&i64::try_from(most).unwrap_or(i64::MAX), Type::INT8),
+        ],
+    )
+    .await;
+    let rows = match rows {
+        // The connection is in good order: what follows ends the transaction.
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => return Ok(None),
+        rows => rows?,
+    };
+    let row = rows.first().ok_or_else(no_row)?;
+    Ok(Some(Waiting {
+        count: row.try_get(0)?,
+        first: row.try_get(1)?,
+        oldest: row.try_get(2)?,
+    }))
+}
+
+fn no_row() -> StoreError {
+    StoreError::unavailable("a count has no row")
 }
 
 fn lock(starts: &Mutex<Starts>) -> MutexGuard<'_, Starts> {
@@ -109,22 +155,27 @@ pub(super) struct Starts {
 
 /// One look at all lanes.
 struct Look {
-    /// And from where.
+    /// And from where. They take turns to be the first.
     lanes: Vec<(i16, i64)>,
+    /// Which one is also looked at from its beginning, and until where.
+    anew: Option<(i16, i64)>,
     /// Most transactions that drew ids up to this one have ended.
     settled_before: i64,
 }
 
 impl Starts {
     fn look(&mut self, lanes: &[i16], last_id: i64) -> Look {
-        let next = |&lane: &i16| self.anew.is_none_or(|last| lane > last);
-        self.anew = lanes.iter().copied().find(next).or(lanes.first().copied());
-        let start = |&lane: &i16| match self.anew == Some(lane) {
-            true => (lane, 0),
-            false => (lane, self.lanes.get(&lane).copied().unwrap_or(0)),
-        };
+        let start = |&lane: &i16| (lane, self.lanes.get(&lane).copied().unwrap_or(0));
+        let (before, after): (Vec<_>, Vec<_>) = lanes
+            .iter()
+            .map(start)
+            .partition(|&(lane, _)| self.anew.is_some_and(|last| lane <= last));
+        let lanes = [after, before].concat();
+        let anew = lanes.first().copied();
+        self.anew = anew.map(|(lane, _)| lane);
         Look {
-            lanes: lanes.iter().map(start).collect(),
+            lanes,
+            anew,
             settled_before: std::mem::replace(&mut self.last_id, last_id),
         }
     }
@@ -145,22 +196,27 @@ mod tests {
         let mut starts = Starts::default();
         let mut look = |last_id, firsts: [Option<i64>; 3]| {
             let look = starts.look(&[0, 1, 2], last_id);
-            for (&(lane, _), first) in look.lanes.iter().zip(firsts) {
-                starts.learn(lane, first, look.settled_before);
+            for &(lane, _) in &look.lanes {
+                starts.learn(
+                    lane,
+                    firsts[usize::from(lane.unsigned_abs())],
+                    look.settled_before,
+                );
             }
-            look.lanes
-                .iter()
-                .map(|&(_, start)| start)
-                .collect::<Vec<_>>()
+            (look.lanes, look.anew)
         };
-        assert_eq!(look(100, [None, Some(7), None]), [0, 0, 0]);
-        assert_eq!(
-            look(200, [None, Some(7), Some(150)]),
-            [0, 0, 0],
-            "ids of the last look may be late"
-        );
-        assert_eq!(look(300, [None, Some(7), Some(150)]), [100, 7, 0]);
-        assert_eq!(look(400, [None, None, Some(150)]), [0, 7, 150]);
-        assert_eq!(look(500, [None, None, None]), [300, 0, 150]);
+        let waiting = [None, Some(7), Some(150)];
+        let (lanes, anew) = look(100, waiting);
+        assert_eq!(lanes, [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(anew, Some((0, 0)));
+        // Ids of the last look may be late.
+        let (lanes, _) = look(200, waiting);
+        assert_eq!(lanes, [(1, 0), (2, 0), (0, 0)]);
+        let (lanes, anew) = look(300, waiting);
+        assert_eq!(lanes, [(2, 100), (0, 100), (1, 7)]);
+        assert_eq!(anew, Some((2, 100)));
+        let (lanes, anew) = look(400, [None; 3]);
+        assert_eq!(lanes, [(0, 200), (1, 7), (2, 150)]);
+        assert_eq!(anew, Some((0, 200)));
     }
 }

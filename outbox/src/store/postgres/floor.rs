@@ -46,7 +46,7 @@ const LOOK_SELDOM: Duration = Duration::from_secs(300);
 /// A walk over all lanes that takes longer than this is long.
 const LONG: Duration = Duration::from_secs(3);
 
-/// What was given up sooner was not given up because it took long.
+/// The least patience: whoever gives up sooner does not do so because it takes long.
 const SUDDEN: Duration = Duration::from_millis(50);
 
 /// The floor of a lane that is not read this time.
@@ -78,6 +78,8 @@ pub(super) struct Floors {
     patience: Duration,
     /// The last lane that was walked alone.
     walked: Option<i16>,
+    /// How long each lane was walked alone, in this round.
+    round: BTreeMap<i16, Duration>,
 }
 
 /// Up to which id floors may rise, and who may still commit something below.
@@ -127,6 +129,7 @@ impl Default for Floors {
             walks_are_long: false,
             patience: LONG,
             walked: None,
+            round: BTreeMap::new(),
         }
     }
 }
@@ -184,12 +187,13 @@ impl Floors {
         self.generation += 1;
     }
 
-    /// A statement was given up: perhaps a walk, because it took too long.
+    /// A read was given up: perhaps because it walks, and that takes too long.
     pub(super) fn give_up(&mut self, now: Instant) {
         let walked = self.walking.take();
         let walked = walked.map(|since| now.saturating_duration_since(since));
         if let Some(walked) = walked.filter(|walked| *walked >= SUDDEN) {
             self.walks_are_long = true;
+            self.round.clear();
             self.patience = self.patience.min(walked / 2);
         }
         self.forget();
@@ -276,6 +280,18 @@ impl Floors {
         due
     }
 
+    /// Lanes are walked alone until all of them together, in a round, take no longer than they may.
+    fn walked_alone(&mut self, lane: i16, took: Duration, request: &ReadRequest) {
+        self.round.insert(lane, took);
+        if lanes(request).all(|lane| self.round.contains_key(&lane)) {
+            let round: Duration = std::mem::take(&mut self.round).into_values().sum();
+            self.walks_are_long = round > self.patience;
+            if !self.walks_are_long {
+                self.patience = LONG.min(self.patience * 2);
+            }
+        }
+    }
+
     /// A read has brought the oldest messages of its lanes.
     pub(super) fn learn(
         &mut self,
@@ -285,13 +301,11 @@ impl Floors {
         now: Instant,
     ) {
         if let Some(since) = self.walking.take() {
-            let walks = match self.walks_are_long {
-                // It was one of them.
-                true => u32::try_from(lanes(request).count()).unwrap_or(u32::MAX),
-                false => 1,
-            };
             let walked = now.saturating_duration_since(since);
-            self.walks_are_long = walked.saturating_mul(walks) > self.patience;
+            match (self.walks_are_long, self.walked) {
+                (true, Some(lane)) => self.walked_alone(lane, walked, request),
+                _ => self.walks_are_long = walked > self.patience,
+            }
         }
         let Some(bound) = &self.bound else { return };
         // What is passed over may be undelivered.
@@ -571,19 +585,24 @@ mod tests {
         plan.floors
     }
 
+    /// A round of lanes, each walked alone.
+    fn round(floors: &mut Floors, now: &mut Instant, took: [Duration; 3]) {
+        for (lane, took) in took.into_iter().enumerate() {
+            let mut expected = [NOT_NOW; 3];
+            expected[lane] = 0;
+            assert_eq!(walk(floors, now, took), expected);
+        }
+    }
+
     #[test]
     fn lanes_are_walked_one_by_one_where_it_takes_long() {
         let (mut floors, mut now) = (Floors::default(), Instant::now());
         assert_eq!(walk(&mut floors, &mut now, LONG * 2), [0, 0, 0]);
         // No floor is known as long as there was no second horizon.
-        for _ in 0..2 {
-            for lane in 0..3 {
-                let mut expected = [NOT_NOW; 3];
-                expected[lane] = 0;
-                assert_eq!(walk(&mut floors, &mut now, LONG), expected);
-            }
-        }
-        assert_eq!(walk(&mut floors, &mut now, Duration::ZERO)[0], 0);
+        round(&mut floors, &mut now, [LONG; 3]);
+        // One that is short, or most of them, tells nothing about the rest.
+        round(&mut floors, &mut now, [Duration::ZERO, LONG, LONG]);
+        round(&mut floors, &mut now, [LONG / 3; 3]);
         assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
     }
 
@@ -599,15 +618,10 @@ mod tests {
         assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
         give_up(&mut floors, &mut now, SUDDEN);
         // Nor are walks that are just as long.
-        for _ in 0..2 {
-            for lane in 0..3 {
-                let mut expected = [NOT_NOW; 3];
-                expected[lane] = 0;
-                assert_eq!(walk(&mut floors, &mut now, SUDDEN / 3), expected);
-            }
-        }
-        walk(&mut floors, &mut now, SUDDEN / 10);
+        round(&mut floors, &mut now, [SUDDEN / 3; 3]);
+        round(&mut floors, &mut now, [SUDDEN / 10; 3]);
         assert_eq!(walk(&mut floors, &mut now, SUDDEN / 3), [0, 0, 0]);
+        assert_eq!(floors.patience, SUDDEN, "it grows again");
     }
 
     /// The other lanes go on from their floors meanwhile.

@@ -1,7 +1,7 @@
 //! The store on PostgreSQL, over tokio-postgres. What it does is done by functions in the migration.
 //!
-//! Each call is one statement without a name, sent in one go, with its transaction if it needs one: nothing is
-//! left behind in the session, so any pooler may be in between.
+//! Statements have no names, and are sent in one go with their transaction if they need one: nothing is left behind in
+//! the session, so any pooler may be in between.
 
 mod backlog;
 mod bell;
@@ -117,6 +117,20 @@ impl Drop for Lent<'_> {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
             drop(Object::take(client));
+            self.store.floors().forget();
+        }
+    }
+}
+
+/// A read. One that ends before it is over was given up, perhaps because it takes too long.
+struct Walk<'s> {
+    store: &'s PostgresStore,
+    is_over: bool,
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
             self.store.floors().give_up(Instant::now());
         }
     }
@@ -160,8 +174,13 @@ impl Store for PostgresStore {
                 self.floors().see(horizon, Instant::now());
             }
             let plan = self.floors().plan(request, Instant::now());
+            let mut walk = Walk {
+                store: self,
+                is_over: false,
+            };
             let few = self.brought.load(Ordering::Relaxed) < read::FEW;
             let read = read::read(c, request, &plan, few).await?;
+            walk.is_over = true;
             self.brought.store(read.len(), Ordering::Relaxed);
             self.floors().learn(&plan, request, &read, Instant::now());
             Ok(read)
@@ -238,10 +257,10 @@ impl Store for PostgresStore {
     }
 
     async fn backlog(&self) -> Result<Option<Backlog>, StoreError> {
-        // An error in between is not one of the connection: what is only looked at tells nothing about the rest.
-        self.with(async |c| Ok(backlog::backlog(c, &self.starts).await))
+        self.with(async |c| backlog::backlog(c, &self.starts).await)
             .await?
             .map(Some)
+            .ok_or_else(|| StoreError::unavailable("dead rows take too long to walk over"))
     }
 
     async fn refuse_again(
