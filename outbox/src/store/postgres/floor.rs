@@ -19,15 +19,14 @@
 //!
 //! Since a horizon is some time old when it is used, only long transactions are ever late.
 //!
-//! Whoever knows no floor, or looks from the beginning once in a while, *walks* the dead rows of a lane. Where that
-//! takes long, one lane is walked at a time, or a read of all of them would take longer than anybody waits for it, and
-//! be begun anew again and again.
+//! Whoever knows no floor, or looks from the beginning once in a while, walks the dead rows of a lane: see [`Walks`].
 //!
 //! Pure state: nothing here waits, reads a clock or talks to the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
+use super::walks::Walks;
 use super::{Lease, Position, ReadRequest, StoredMessage};
 
 /// How old a horizon is at least when floors are derived from it. Most transactions are shorter.
@@ -35,19 +34,6 @@ const AGE: Duration = Duration::from_millis(250);
 
 /// Below so many settled messages it is not worth a statement to move the floors.
 const WORTHWHILE: usize = 1_000;
-
-/// How often a lane is read from its beginning all the same: so long may a row wait that somebody has
-/// put back by hand, with an old id.
-const LOOK_FROM_START: Duration = Duration::from_secs(30);
-
-/// The same where it takes long.
-const LOOK_SELDOM: Duration = Duration::from_secs(300);
-
-/// A walk over all lanes that takes longer than this is long.
-const LONG: Duration = Duration::from_secs(3);
-
-/// The least patience: whoever gives up sooner does not do so because it takes long.
-const SUDDEN: Duration = Duration::from_millis(50);
 
 /// The floor of a lane that is not read this time.
 const NOT_NOW: i64 = i64::MAX;
@@ -63,7 +49,7 @@ pub(super) struct Horizon {
     pub(super) in_progress: Vec<i64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Floors {
     lanes: BTreeMap<i16, Lane>,
     horizon: Option<(Horizon, Instant)>,
@@ -71,15 +57,7 @@ pub(super) struct Floors {
     /// Counts the bounds, and whatever makes a read that is under way tell nothing about floors.
     generation: u64,
     settled: usize,
-    /// Since when a read walks that is not over.
-    walking: Option<Instant>,
-    walks_are_long: bool,
-    /// How long a walk over all lanes may take: [`LONG`], and less where walks are given up sooner.
-    patience: Duration,
-    /// The last lane that was walked alone.
-    walked: Option<i16>,
-    /// How long each lane was walked alone, in this round.
-    round: BTreeMap<i16, Duration>,
+    walks: Walks,
 }
 
 /// Up to which id floors may rise, and who may still commit something below.
@@ -115,23 +93,6 @@ pub(super) struct Plan {
     pub(super) late_xids: Vec<i64>,
     pub(super) late_floors: Vec<i64>,
     generation: u64,
-}
-
-impl Default for Floors {
-    fn default() -> Self {
-        Self {
-            lanes: BTreeMap::new(),
-            horizon: None,
-            bound: None,
-            generation: 0,
-            settled: 0,
-            walking: None,
-            walks_are_long: false,
-            patience: LONG,
-            walked: None,
-            round: BTreeMap::new(),
-        }
-    }
 }
 
 impl Floors {
@@ -189,13 +150,7 @@ impl Floors {
 
     /// A read was given up: perhaps because it walks, and that takes too long.
     pub(super) fn give_up(&mut self, now: Instant) {
-        let walked = self.walking.take();
-        let walked = walked.map(|since| now.saturating_duration_since(since));
-        if let Some(walked) = walked.filter(|walked| *walked >= SUDDEN) {
-            self.walks_are_long = true;
-            self.round.clear();
-            self.patience = self.patience.min(walked / 2);
-        }
+        self.walks.give_up(now);
         self.forget();
     }
 
@@ -205,7 +160,7 @@ impl Floors {
             return true;
         };
         let late = || self.lanes.values().any(|lane| !lane.late.is_empty());
-        let worthwhile = || self.settled >= WORTHWHILE || self.walks_are_long || late();
+        let worthwhile = || self.settled >= WORTHWHILE || self.walks.are_long() || late();
         now >= *since + AGE && worthwhile()
     }
 
@@ -230,8 +185,7 @@ impl Floors {
         let mut in_flight: Vec<_> = request.exclude.iter().map(|position| position.id).collect();
         in_flight.sort_unstable();
         let mut lowest = BTreeMap::new();
-        let walks = self.walks(request, now);
-        self.walking = (!walks.is_empty()).then_some(now);
+        let walks = self.walks.begin(self.due(request, now), now);
         for &(number, _) in &request.lanes {
             let lane = self.lanes.entry(number).or_default();
             if walks.contains(&number) {
@@ -259,37 +213,16 @@ impl Floors {
         plan
     }
 
-    /// The lanes that are read from their beginnings: those that should be, one of them where it takes long.
-    fn walks(&mut self, request: &ReadRequest, now: Instant) -> BTreeSet<i16> {
-        let interval = match self.walks_are_long {
-            true => LOOK_SELDOM,
-            false => LOOK_FROM_START,
-        };
+    /// The lanes that should be read from their beginnings.
+    fn due(&self, request: &ReadRequest, now: Instant) -> BTreeSet<i16> {
+        let interval = self.walks.interval();
         let is_due = |number: &i16| {
             self.lanes.get(number).is_none_or(|lane| {
                 let since = lane.looked_from_start;
                 lane.floor == 0 || since.is_none_or(|since| now >= since + interval)
             })
         };
-        let mut due: BTreeSet<_> = lanes(request).filter(is_due).collect();
-        if self.walks_are_long {
-            let next = |&number: &i16| self.walked.is_none_or(|last| number > last);
-            self.walked = due.iter().copied().find(next).or(due.first().copied());
-            due.retain(|&number| self.walked == Some(number));
-        }
-        due
-    }
-
-    /// Lanes are walked alone until all of them together, in a round, take no longer than they may.
-    fn walked_alone(&mut self, lane: i16, took: Duration, request: &ReadRequest) {
-        self.round.insert(lane, took);
-        if lanes(request).all(|lane| self.round.contains_key(&lane)) {
-            let round: Duration = std::mem::take(&mut self.round).into_values().sum();
-            self.walks_are_long = round > self.patience;
-            if !self.walks_are_long {
-                self.patience = LONG.min(self.patience * 2);
-            }
-        }
+        lanes(request).filter(is_due).collect()
     }
 
     /// A read has brought the oldest messages of its lanes.
@@ -300,13 +233,7 @@ impl Floors {
         read: &[StoredMessage],
         now: Instant,
     ) {
-        if let Some(since) = self.walking.take() {
-            let walked = now.saturating_duration_since(since);
-            match (self.walks_are_long, self.walked) {
-                (true, Some(lane)) => self.walked_alone(lane, walked, request),
-                _ => self.walks_are_long = walked > self.patience,
-            }
-        }
+        self.walks.end(lanes(request), now);
         let Some(bound) = &self.bound else { return };
         // What is passed over may be undelivered.
         if plan.generation != self.generation || !request.topics.admits_all() {
@@ -386,6 +313,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::walks::{LONG, LONG_INTERVAL};
     use super::*;
     use crate::Message;
 
@@ -585,45 +513,6 @@ mod tests {
         plan.floors
     }
 
-    /// A round of lanes, each walked alone.
-    fn round(floors: &mut Floors, now: &mut Instant, took: [Duration; 3]) {
-        for (lane, took) in took.into_iter().enumerate() {
-            let mut expected = [NOT_NOW; 3];
-            expected[lane] = 0;
-            assert_eq!(walk(floors, now, took), expected);
-        }
-    }
-
-    #[test]
-    fn lanes_are_walked_one_by_one_where_it_takes_long() {
-        let (mut floors, mut now) = (Floors::default(), Instant::now());
-        assert_eq!(walk(&mut floors, &mut now, LONG * 2), [0, 0, 0]);
-        // No floor is known as long as there was no second horizon.
-        round(&mut floors, &mut now, [LONG; 3]);
-        // One that is short, or most of them, tells nothing about the rest.
-        round(&mut floors, &mut now, [Duration::ZERO, LONG, LONG]);
-        round(&mut floors, &mut now, [LONG / 3; 3]);
-        assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
-    }
-
-    #[test]
-    fn what_was_given_up_in_a_walk_is_not_begun_again_in_all_lanes() {
-        let (mut floors, mut now) = (Floors::default(), Instant::now());
-        let give_up = |floors: &mut Floors, now: &mut Instant, after: Duration| {
-            floors.plan(&request(10, &BTreeSet::new()), *now);
-            *now += after;
-            floors.give_up(*now);
-        };
-        give_up(&mut floors, &mut now, SUDDEN / 2);
-        assert_eq!(walk(&mut floors, &mut now, Duration::ZERO), [0, 0, 0]);
-        give_up(&mut floors, &mut now, SUDDEN);
-        // Nor are walks that are just as long.
-        round(&mut floors, &mut now, [SUDDEN / 3; 3]);
-        round(&mut floors, &mut now, [SUDDEN / 10; 3]);
-        assert_eq!(walk(&mut floors, &mut now, SUDDEN / 3), [0, 0, 0]);
-        assert_eq!(floors.patience, SUDDEN, "it grows again");
-    }
-
     /// The other lanes go on from their floors meanwhile.
     #[test]
     fn a_look_from_the_beginning_takes_one_lane_after_the_other() {
@@ -636,7 +525,7 @@ mod tests {
         floors.see(database.horizon(), now);
         walk(&mut floors, &mut now, LONG * 2);
         assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 8]);
-        now += LOOK_SELDOM;
+        now += LONG_INTERVAL;
         assert_eq!(walk(&mut floors, &mut now, LONG), [0, 8, 8]);
         assert_eq!(walk(&mut floors, &mut now, LONG), [8, 0, 8]);
         assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 0]);

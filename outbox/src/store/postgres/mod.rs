@@ -12,6 +12,7 @@ mod fenced;
 mod floor;
 mod leases;
 mod read;
+mod walks;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
