@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use crate::store::{PostgresStore, StoreError};
 
 pub use self::parked::{Done, Note, ParkedFilter, ParkedMessage};
-pub(crate) use self::status::{COUNTED, duration};
+pub(crate) use self::status::duration;
 pub use self::status::{Count, LaneStatus, RunnerStatus, Status};
 
 /// All lanes.

@@ -13,7 +13,7 @@ use super::{Operator, json};
 use crate::store::{Paused, StoreError, paused};
 
 /// How far messages are counted.
-pub(crate) const COUNTED: u64 = 10_000;
+const COUNTED: u64 = 10_000;
 
 /// How many parked keys a status tells of.
 const PARKED_KEYS: u32 = 20;

@@ -46,6 +46,14 @@ pub use self::sqlite::SqliteStore;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) const ALL_TOPICS: &str = "*";
 
+/// How far [`Backlog::waiting`] is counted.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+const COUNTED: u32 = 10_000;
+
+/// How far [`Backlog::parked_keys`] are counted.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+const COUNTED_KEYS: u32 = 1_000;
+
 /// Where messages wait: a table `outbox` and the leases on its lanes.
 ///
 /// All comparisons of time use the store's clock. A method that fails with

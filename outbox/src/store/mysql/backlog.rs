@@ -4,13 +4,8 @@ use std::time::Duration;
 
 use outbox_mysql_driver::mysql_async::Conn;
 
+use super::super::{COUNTED, COUNTED_KEYS};
 use super::{Backlog, StoreError, sql};
-
-/// How far messages are counted.
-const COUNTED: i64 = 10_000;
-
-/// How far parked keys are counted.
-const COUNTED_KEYS: i64 = 1_000;
 
 pub(super) async fn backlog(conn: &mut Conn) -> Result<Backlog, StoreError> {
     let mut rows = sql::query(

@@ -9,12 +9,10 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
+use super::super::{COUNTED, COUNTED_KEYS};
 use super::read::{BEGIN, planned};
 use super::{Backlog, StoreError};
-use crate::operator::{COUNTED, duration};
-
-/// How far parked keys are counted.
-const COUNTED_KEYS: i64 = 1_000;
+use crate::operator::duration;
 
 /// No further lane is looked at after this.
 const ENOUGH: Duration = Duration::from_secs(4);
@@ -46,7 +44,7 @@ pub(super) async fn backlog(
             (SELECT count(*) FROM outbox_runners WHERE expires_at > clock_timestamp()), \
             (SELECT last_value FROM outbox_id_seq), \
             ARRAY(SELECT lane FROM outbox_lanes ORDER BY lane)",
-        &[(&COUNTED_KEYS, Type::INT8)],
+        &[(&i64::from(COUNTED_KEYS), Type::INT8)],
     )
     .await?;
     let row = rows.first().ok_or_else(no_row)?;
@@ -63,7 +61,7 @@ pub(super) async fn backlog(
             return Ok(None);
         }
         // One at least, of which the age is told.
-        let most = COUNTED.saturating_sub(backlog.waiting).max(1);
+        let most = u64::from(COUNTED).saturating_sub(backlog.waiting).max(1);
         let Some(waiting) = waiting(client, lane, start..i64::MAX, most).await? else {
             return Ok(None);
         };
@@ -73,7 +71,7 @@ pub(super) async fn backlog(
     // What this finds is seldom anything, so it may as well wait.
     if let Some((lane, start)) = look.anew
         && begin.elapsed() < ENOUGH
-        && let Some(waiting) = waiting(client, lane, 0..start, COUNTED).await?
+        && let Some(waiting) = waiting(client, lane, 0..start, COUNTED.into()).await?
         && waiting.first.is_some()
     {
         lock(starts).learn(lane, waiting.first, look.settled_before);
@@ -92,7 +90,7 @@ struct Waiting {
 impl Waiting {
     fn add_to(&self, backlog: &mut Backlog) {
         let count = u64::try_from(self.count).unwrap_or(0);
-        backlog.waiting = COUNTED.min(backlog.waiting + count);
+        backlog.waiting = u64::from(COUNTED).min(backlog.waiting + count);
         backlog.oldest = backlog.oldest.max(self.oldest.map(duration));
     }
 }
