@@ -345,6 +345,18 @@ impl RunnerProcess {
         status.context("a status")
     }
 
+    /// Checks that nothing has ended it.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended, in whichever way: with what it has logged.
+    pub fn lives(&mut self) -> Result<()> {
+        match self.process.ended()? {
+            Some(status) => bail!("the runner has ended, {status}: {}", self.log()?),
+            None => Ok(()),
+        }
+    }
+
     /// What it has logged.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use outbox_tests::database::{Database, MariaDb, Postgres};
 use outbox_tests::history::Promise;
 use outbox_tests::load::Writer;
@@ -46,11 +46,11 @@ fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
         // A broker that is coming back may not know the topic for a while.
         wait_until("the backlog arrives", || {
             ensure!(broker.is_running()?, "the broker did not come back");
-            Ok(rig
-                .topic
-                .count()
-                .is_ok_and(|count| count >= delivered + waiting))
-        })?;
+            runner.lives()?;
+            let count = rig.topic.count();
+            Ok(count.is_ok_and(|count| count >= delivered + waiting))
+        })
+        .with_context(|| runner.log().unwrap_or_default())?;
         println!("crash={crash} resumed_after={:?}", back.elapsed());
     }
     writers.stop()?;
