@@ -134,17 +134,38 @@ impl<D: Database<Connection: Writer>> Rig<D> {
         most.mul_f64(self.rng.f64())
     }
 
+    /// Waits until so many messages arrive that had not yet. How long what waits takes depends on how busy the machine
+    /// is, so nobody should wait for all of it but [`drain`](Self::drain).
+    ///
+    /// # Errors
+    ///
+    /// When they don't within [`LIMIT`].
+    pub fn more_arrive(&self, more: i64) -> Result<()> {
+        let enough = self.topic.count()? + more;
+        wait_until("messages arrive", || Ok(self.topic.count()? >= enough))
+    }
+
     /// Waits until all that was written has been settled. The writers must have been stopped, or
     /// killed.
     ///
     /// # Errors
     ///
-    /// When something still waits after [`LIMIT`].
+    /// When something still waits, and nothing of it was settled within [`LIMIT`]: how much there is depends on how
+    /// busy the machine is.
     pub fn drain(&self) -> Result<()> {
-        wait_until("all is settled", || {
-            let database = &self.database;
-            Ok(!load::is_writing(database)? && database.left()? == (0, 0))
-        })
+        let left = Cell::new(self.database.left()?);
+        let is_done = || {
+            let is_writing = load::is_writing(&self.database)?;
+            left.set(self.database.left()?);
+            Ok(!is_writing && left.get() == (0, 0))
+        };
+        loop {
+            let before = left.get();
+            match wait_until("all is settled", is_done) {
+                Err(_) if left.get() < before => {}
+                done => return done.with_context(|| format!("left: {:?}", left.get())),
+            }
+        }
     }
 
     /// Compares what was committed with what arrived, when nothing writes any more, and shows what it

@@ -26,11 +26,7 @@ fn serializable_writers_that_fail_publish_nothing() -> Result<()> {
     let mut failed = 0;
     while failed < FAILURES {
         let writers = load.start(3);
-        let delivered = rig.topic.count()?;
-        wait_until(
-            "messages arrive",
-            || Ok(rig.topic.count()? > delivered + 50),
-        )?;
+        rig.more_arrive(50)?;
         failed += writers.stop()?.failed;
         load.seed = load.seed.wrapping_add(100);
     }
@@ -58,8 +54,7 @@ fn rows_that_somebody_locks_hold_up_runners_and_break_nothing() -> Result<()> {
         "LOCK TABLE outbox_runners IN EXCLUSIVE MODE",
         "SELECT * FROM outbox FOR UPDATE; SELECT * FROM outbox_lanes FOR UPDATE SKIP LOCKED",
     ] {
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        rig.more_arrive(1)?;
         // Whoever locks rows in an order of his own can be the one whom the database ends for a deadlock.
         wait_until("somebody has the locks", || {
             match locker.batch_execute(&format!("BEGIN; {lock}")) {

@@ -58,11 +58,7 @@ fn killed_runners_lose_and_reorder_nothing() -> Result<()> {
     let writers = rig.load().start(3);
     let mut runners = vec![rig.runner().start()?, rig.runner().start()?];
     for _ in 0..KILLS {
-        let delivered = rig.topic.count()?;
-        wait_until(
-            "messages arrive",
-            || Ok(rig.topic.count()? > delivered + 50),
-        )?;
+        rig.more_arrive(50)?;
         thread::sleep(rig.up_to(Duration::from_millis(500)));
         let unlucky = rig.rng.usize(..runners.len());
         runners.swap_remove(unlucky).kill()?;

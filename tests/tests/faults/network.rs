@@ -52,13 +52,6 @@ fn survive(promise: Promise) -> Result<()> {
     let long = settings.message_timeout * 3;
     let writers = site.rig.load().start(2);
     let mut runner = settings.start()?;
-    let more_arrive = |site: &Site| {
-        let delivered = site.rig.topic.count()?;
-        wait_until(
-            "messages arrive",
-            || Ok(site.rig.topic.count()? > delivered),
-        )
-    };
     for (fault, time) in [
         (Fault::Latency(Duration::from_millis(100)), long),
         (Fault::Reset, Duration::from_millis(300)),
@@ -66,14 +59,14 @@ fn survive(promise: Promise) -> Result<()> {
         (Fault::Down, long),
         (Fault::BlackHole, Duration::from_millis(200)),
     ] {
-        more_arrive(&site)?;
+        site.rig.more_arrive(1)?;
         site.proxy.set(fault);
         // How long the fault lasts, not a wait for something.
         thread::sleep(time);
         site.proxy.set(Fault::None);
     }
     for cut in 0..CUTS {
-        more_arrive(&site)?;
+        site.rig.more_arrive(1)?;
         let (direction, most) = match cut % 2 {
             0 => (Direction::ToServer, 20_000),
             _ => (Direction::ToClient, 2_000),

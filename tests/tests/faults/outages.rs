@@ -27,9 +27,7 @@ fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
     settings.lease = Duration::from_secs(7);
     let mut runner = settings.start()?;
     for crash in [false, true] {
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
-        let delivered = rig.topic.count()?;
+        rig.more_arrive(1)?;
         match crash {
             true => broker.kill()?,
             false => broker.stop()?,
@@ -43,14 +41,10 @@ fn while_the_broker_is_away_messages_wait_and_none_is_blamed() -> Result<()> {
         }
         broker.restart()?;
         let back = Instant::now();
-        // A broker that is coming back may not know the topic for a while.
-        wait_until("the backlog arrives", || {
-            ensure!(broker.is_running()?, "the broker did not come back");
-            runner.lives()?;
-            let count = rig.topic.count();
-            Ok(count.is_ok_and(|count| count >= delivered + waiting))
-        })
-        .with_context(|| runner.log().unwrap_or_default())?;
+        let resumed = rig.more_arrive(1);
+        ensure!(broker.is_running()?, "the broker did not come back");
+        runner.lives()?;
+        resumed.with_context(|| runner.log().unwrap_or_default())?;
         println!("crash={crash} resumed_after={:?}", back.elapsed());
     }
     writers.stop()?;
@@ -76,15 +70,13 @@ where
     let writers = rig.load().start(2);
     let mut runners = [rig.runner().start()?, rig.runner().start()?];
     for (how, end) in ends {
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        rig.more_arrive(1)?;
         thread::sleep(rig.up_to(Duration::from_millis(500)));
         end(&mut server)?;
         thread::sleep(rig.up_to(Duration::from_millis(500)));
         back(&mut server)?;
         let back = Instant::now();
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        rig.more_arrive(1)?;
         println!("end={how} resumed_after={:?}", back.elapsed());
     }
     let written = writers.stop()?;
@@ -135,8 +127,7 @@ fn connections_that_an_administrator_ends_are_made_anew() -> Result<()> {
     let mut runner = rig.runner().start()?;
     let mut ended = 0;
     for _ in 0..ROUNDS {
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        rig.more_arrive(1)?;
         thread::sleep(rig.up_to(Duration::from_millis(100)));
         let counts = rig.database.counts(
             "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \

@@ -116,11 +116,7 @@ fn a_zombie_settles_nothing() -> Result<()> {
     let mut witnessed = 0;
     for _ in 0..ATTEMPTS {
         let mut zombie = rig.runner().start()?;
-        let delivered = rig.topic.count()?;
-        wait_until(
-            "messages arrive",
-            || Ok(rig.topic.count()? > delivered + 20),
-        )?;
+        rig.more_arrive(20)?;
         thread::sleep(rig.up_to(Duration::from_millis(200)));
         zombie.signal(Signal::STOP)?;
         wait_until("its leases have ended", || {
@@ -203,11 +199,7 @@ fn nothing_passes_what_timed_out_while_a_runner_stood_still() -> Result<()> {
     let mut runner = rig.runner().start()?;
     let timeout = rig.runner().message_timeout;
     for _ in 0..PAUSES {
-        let delivered = rig.topic.count()?;
-        wait_until(
-            "messages arrive",
-            || Ok(rig.topic.count()? > delivered + 50),
-        )?;
+        rig.more_arrive(50)?;
         thread::sleep(rig.up_to(Duration::from_millis(200)));
         runner.signal(Signal::STOP)?;
         // How long it stands still, not a wait for something.
@@ -238,8 +230,7 @@ fn a_runner_that_is_told_to_stop_under_load_leaves_nothing_behind() -> Result<()
     };
     for _ in 0..STOPS {
         let mut runner = start(&rig)?;
-        let delivered = rig.topic.count()?;
-        wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+        rig.more_arrive(1)?;
         thread::sleep(rig.up_to(Duration::from_millis(400)));
         let begin = Instant::now();
         runner.terminate()?;

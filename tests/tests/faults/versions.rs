@@ -43,8 +43,7 @@ fn runners_and_writers_go_on_when_the_tables_become_newer() -> Result<()> {
     let run = connection.run_pending_migrations(FileBasedMigrations::from_path(NEXT)?);
     let run = run.map_err(|error| anyhow!(error))?;
     ensure!(run.len() == 1, "{run:?}");
-    let delivered = rig.topic.count()?;
-    wait_until("messages arrive", || Ok(rig.topic.count()? > delivered))?;
+    rig.more_arrive(1)?;
     // One that is started now is as old.
     let mut from_after = rig.runner().start()?;
     write_to_be_parked(&rig, "after")?;
