@@ -1,33 +1,97 @@
 //! How many messages to read of each lane.
 
-/// Shares `total` among the lanes. `last` holds, for each lane, how many messages the last read was to
-/// bring and how many it brought.
+/// What the last read of a lane was to bring, and brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    asked: usize,
+    got: usize,
+    /// The ids of the first and of the last message that came.
+    first: i64,
+    last: i64,
+}
+
+impl Look {
+    /// So many messages are asked for.
+    pub(super) fn new(asked: usize) -> Self {
+        Self {
+            asked,
+            got: 0,
+            first: i64::MAX,
+            last: 0,
+        }
+    }
+
+    /// Some came, with these ids.
+    pub(super) fn brought(&mut self, messages: usize, first: i64, last: i64) {
+        self.got += messages;
+        self.first = self.first.min(first);
+        self.last = self.last.max(last);
+    }
+
+    /// There is more.
+    pub(super) fn is_deep(&self) -> bool {
+        self.got >= self.asked
+    }
+
+    /// How many messages the lane has for each id.
+    fn density(&self) -> f64 {
+        self.got as f64 / (self.last - self.first + 1).max(1) as f64
+    }
+}
+
+/// A deep lane gets at least this part of what it would get if all of them got the same.
+const LEAST: f64 = 0.25;
+
+/// Shares `total` among the lanes. `looks` holds what is known of each.
 ///
 /// A lane that was not full the last time gets a bit more than it brought then, at most its even part;
 /// what that leaves is shared by the others. So one deep lane neither starves the others nor waits for
 /// their unused parts. Only where `total` is less than the number of lanes, the sum is more: each gets
 /// at least one.
-pub(super) fn share(total: usize, last: &[Option<(usize, usize)>]) -> Vec<usize> {
-    let even = (total / last.len().max(1)).max(1);
-    let quotas: Vec<_> = last
-        .iter()
-        .map(|last| match last {
-            Some((asked, got)) if got < asked => Some(even.min(got + even / 4 + 1)),
-            _ => None,
-        })
-        .collect();
-    let deep = quotas.iter().filter(|quota| quota.is_none()).count();
-    let spare: usize = quotas.iter().flatten().map(|quota| even - quota).sum();
-    let deep_quota = even + spare.checked_div(deep).unwrap_or(0);
-    quotas
-        .into_iter()
-        .map(|quota| quota.unwrap_or(deep_quota))
-        .collect()
+///
+/// Deep lanes get as much as takes each about as far as the others, not the same: messages leave about in the order in
+/// which they were written, and a page of the table, which has messages of all lanes, is changed within a short time.
+pub(super) fn share(total: usize, looks: &[Option<Look>]) -> Vec<usize> {
+    let even = (total / looks.len().max(1)).max(1);
+    let deep = |look: &Option<Look>| look.is_none_or(|look| look.is_deep());
+    let little = |look: &Look| even.min(look.got + even / 4 + 1);
+    let shallow = looks.iter().filter(|look| !deep(look)).flatten();
+    let spare: usize = shallow.map(|look| even - little(look)).sum();
+    let deep_lanes: Vec<_> = looks.iter().filter(|look| deep(look)).copied().collect();
+    let mut parts = parts(even * deep_lanes.len() + spare, &deep_lanes).into_iter();
+    let quota = |look: &Option<Look>| match look {
+        Some(look) if !look.is_deep() => little(look),
+        _ => parts.next().unwrap_or(even),
+    };
+    looks.iter().map(quota).collect()
+}
+
+/// Shares `total` among deep lanes.
+fn parts(total: usize, lanes: &[Option<Look>]) -> Vec<usize> {
+    let even = total as f64 / lanes.len().max(1) as f64;
+    let Some(known) = lanes.iter().copied().collect::<Option<Vec<_>>>() else {
+        return vec![even as usize; lanes.len()];
+    };
+    // Where all of them would meet: what they have up to there is the total.
+    let density: f64 = known.iter().map(Look::density).sum();
+    let begin: f64 = known.iter().map(|l| l.density() * l.last as f64).sum();
+    let meeting = (total as f64 + begin) / density;
+    let lag = |look: &Look| (look.density() * (meeting - look.last as f64)).max(0.0);
+    let lags: f64 = known.iter().map(lag).sum();
+    let rest = total as f64 * (1.0 - LEAST);
+    let part = |look: &Look| (even * LEAST + rest * lag(look) / lags) as usize;
+    known.iter().map(|look| part(look).max(1)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::*;
+
+    fn look(asked: usize, got: usize) -> Option<Look> {
+        let mut look = Look::new(asked);
+        look.brought(got, 1, 1_000);
+        Some(look)
+    }
 
     #[test]
     fn at_first_all_lanes_get_the_same() {
@@ -36,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_deep_lane_gets_what_the_others_leave() {
-        let quotas = share(1_600, &[Some((100, 100)), Some((100, 0)), Some((100, 10))]);
+        let quotas = share(1_600, &[look(100, 100), look(100, 0), look(100, 10)]);
         assert!(quotas[0] > 1_200, "{quotas:?}");
         assert!(quotas[1] >= 100 && quotas[2] > quotas[1], "{quotas:?}");
         assert!(quotas.iter().sum::<usize>() <= 1_600, "{quotas:?}");
@@ -45,7 +109,32 @@ mod tests {
     #[test]
     fn every_lane_gets_something() {
         assert_eq!(share(1, &[None; 3]), [1, 1, 1]);
-        assert_eq!(share(3, &[Some((1, 0)); 3]), [1, 1, 1]);
+        assert_eq!(share(1, &[look(1, 1); 3]), [1, 1, 1]);
+        assert_eq!(share(3, &[look(1, 0); 3]), [1, 1, 1]);
         assert_eq!(share(10, &[]), [0; 0]);
+    }
+
+    /// Of these lanes one has a message for each third id, one for each sixth, and one is far behind.
+    #[test]
+    fn deep_lanes_keep_together() {
+        let every = [3, 6, 6];
+        let mut at = [100_000, 100_000, 40_000_i64];
+        let mut looks = [None; 3];
+        let mut least = usize::MAX;
+        for _ in 0..200 {
+            let quotas = share(600, &looks);
+            assert!(quotas.iter().sum::<usize>() <= 600, "{quotas:?}");
+            least = quotas.iter().copied().fold(least, usize::min);
+            for (lane, quota) in quotas.into_iter().enumerate() {
+                let first = at[lane];
+                at[lane] += every[lane] * quota as i64;
+                let mut look = Look::new(quota);
+                look.brought(quota, first, at[lane] - 1);
+                looks[lane] = Some(look);
+            }
+        }
+        let apart = at.iter().max().unwrap() - at.iter().min().unwrap();
+        assert!(apart < 1_000, "{at:?}");
+        assert!(least >= 30, "nor does a lane starve that is ahead: {least}");
     }
 }

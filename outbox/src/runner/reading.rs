@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::pace::Pace;
+use super::quota::{self, Look};
 use super::session::{Batch, Origin, Session};
 use super::tracker::Admitted;
 use super::waking::{Rest, Sleep};
-use super::{RunError, quota, survive};
+use super::{RunError, survive};
 use crate::sink::Sink;
 use crate::store::{Lease, Parking, ReadRequest, Store, StoreError, StoredMessage};
 
@@ -231,8 +232,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 /// How much to read next, and when, from what the last reads brought.
 struct Reader {
     pace: Pace,
-    /// Of each lane, how many messages were asked for and how many came.
-    last: BTreeMap<i16, (usize, usize)>,
+    last: BTreeMap<i16, Look>,
     /// The deep lane that was read last, where not all of them are read at once.
     turn: i16,
     /// The lanes that could be read the last time.
@@ -268,7 +268,7 @@ impl Reader {
 
     /// Leaves out deep lanes beyond so many, each time others. Those that had little cost little.
     fn take_turns(&mut self, most: usize, lanes: Vec<i16>) -> Vec<i16> {
-        let is_deep = |lane: &i16| self.last.get(lane).is_some_and(|(asked, got)| got >= asked);
+        let is_deep = |lane: &i16| self.last.get(lane).is_some_and(Look::is_deep);
         let (mut deep, mut chosen): (Vec<_>, Vec<_>) = lanes.into_iter().partition(is_deep);
         deep.sort_by_key(|&lane| (lane <= self.turn, lane));
         self.more = deep.len() > most;
@@ -280,10 +280,19 @@ impl Reader {
 
     fn learn(&mut self, request: &ReadRequest, read: &[StoredMessage]) {
         for &(lane, asked) in &request.lanes {
-            let got = read.iter().filter(|m| m.position.lane == lane).count();
-            self.more |= got >= asked;
-            self.last.insert(lane, (asked, got));
+            self.last.insert(lane, Look::new(asked));
         }
+        for messages in read.chunk_by(|a, b| a.position.lane == b.position.lane) {
+            let (first, last) = (
+                &messages[0].position,
+                &messages[messages.len() - 1].position,
+            );
+            if let Some(look) = self.last.get_mut(&first.lane) {
+                look.brought(messages.len(), first.id, last.id);
+            }
+        }
+        let is_deep = |(lane, _): &(i16, usize)| self.last.get(lane).is_some_and(Look::is_deep);
+        self.more |= request.lanes.iter().any(is_deep);
         self.pace.came(read.len(), Instant::now());
         match read.len() {
             0 => self.brought_nothing(&request.lanes),
@@ -339,6 +348,14 @@ mod tests {
         }
     }
 
+    /// One message of this lane.
+    fn of(lane: i16) -> ReadRequest {
+        ReadRequest {
+            lanes: vec![(lane, 1)],
+            ..ReadRequest::default()
+        }
+    }
+
     #[test]
     fn pauses_only_without_work() {
         let second = Duration::from_secs(1);
@@ -379,9 +396,9 @@ mod tests {
             "none is known to be deep"
         );
         for lane in 0..4 {
-            reader.last.insert(lane, (1, 1));
+            reader.learn(&of(lane), &read(lane, 1));
         }
-        reader.last.insert(4, (1, 0));
+        reader.learn(&of(4), &read(3, 1));
         assert_eq!(reader.take_turns(2, all.clone()), [4, 1, 2]);
         assert!(reader.more, "some are left");
         assert_eq!(reader.take_turns(2, vec![0, 3, 4]), [4, 3, 0]);
