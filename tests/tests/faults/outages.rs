@@ -10,7 +10,7 @@ use outbox_tests::load::Writer;
 use outbox_tests::servers;
 use outbox_tests::topic::Kafka;
 
-use crate::rig::{LIMIT, Rig, wait_until};
+use crate::rig::{LIMIT, Rig};
 
 /// Stopped in good order and killed, while messages are written all the time: nothing is blamed on a
 /// message, and delivery goes on soon after the broker is back.
