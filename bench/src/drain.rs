@@ -43,11 +43,11 @@ const CONTENDERS: [Contender; 9] = [
     Contender::new("outbox, exactly once", exactly_once),
     Contender::new("update-status loop, batches of 1,000", update_status),
     Contender {
-        part: 100,
+        part: 200,
         ..Contender::new("update-status loop, message by message", one_by_one)
     },
     Contender {
-        part: 100,
+        part: 200,
         ..Contender::new("crate outbox-core, as it comes", outbox_core)
     },
     Contender {

@@ -118,7 +118,7 @@ const COMPARISONS: [Comparison; 4] = [
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let (time, repeats) = match options.quick {
-        true => (Duration::from_secs(1), 3),
+        true => (Duration::from_millis(700), 3),
         false => (Duration::from_secs(5), 7),
     };
     for comparison in &COMPARISONS {
