@@ -35,12 +35,15 @@ impl Look {
 
     /// How many messages the lane has for each id.
     fn density(&self) -> f64 {
-        self.got as f64 / (self.last - self.first + 1).max(1) as f64
+        let ids = self.last.saturating_sub(self.first).max(0) as f64 + 1.0;
+        self.got as f64 / ids
     }
 }
 
-/// A deep lane gets at least this part of what it would get if all of them got the same.
-const LEAST: f64 = 0.25;
+/// How much less or more than another one a deep lane gets at most. One may stay behind whatever it gets, as that of a
+/// key of which one message at a time is on its way.
+const LEAST: f64 = 0.5;
+const MOST: f64 = 2.0;
 
 /// Shares `total` among the lanes. `looks` holds what is known of each.
 ///
@@ -72,14 +75,17 @@ fn parts(total: usize, lanes: &[Option<Look>]) -> Vec<usize> {
     let Some(known) = lanes.iter().copied().collect::<Option<Vec<_>>>() else {
         return vec![even as usize; lanes.len()];
     };
-    // Where all of them would meet: what they have up to there is the total.
-    let density: f64 = known.iter().map(Look::density).sum();
-    let begin: f64 = known.iter().map(|l| l.density() * l.last as f64).sum();
-    let meeting = (total as f64 + begin) / density;
-    let lag = |look: &Look| (look.density() * (meeting - look.last as f64)).max(0.0);
-    let lags: f64 = known.iter().map(lag).sum();
-    let rest = total as f64 * (1.0 - LEAST);
-    let part = |look: &Look| (even * LEAST + rest * lag(look) / lags) as usize;
+    let density = known.iter().map(Look::density).sum::<f64>() / known.len() as f64;
+    let mut ends: Vec<_> = known.iter().map(|look| look.last).collect();
+    ends.sort_unstable();
+    let middle = ends.get(ends.len() / 2).copied().unwrap_or_default();
+    // As far as all of them go, and what it is behind the middle.
+    let weight = |look: &Look| {
+        let behind = look.density() * (middle - look.last) as f64;
+        (look.density() / density + behind / even).clamp(LEAST, MOST)
+    };
+    let weights: f64 = known.iter().map(weight).sum();
+    let part = |look: &Look| (total as f64 * weight(look) / weights) as usize;
     known.iter().map(|look| part(look).max(1)).collect()
 }
 
@@ -120,11 +126,12 @@ mod tests {
         let every = [3, 6, 6];
         let mut at = [100_000, 100_000, 40_000_i64];
         let mut looks = [None; 3];
-        let mut least = usize::MAX;
+        let (mut least, mut most) = (usize::MAX, 0);
         for _ in 0..200 {
             let quotas = share(600, &looks);
             assert!(quotas.iter().sum::<usize>() <= 600, "{quotas:?}");
             least = quotas.iter().copied().fold(least, usize::min);
+            most = quotas.iter().copied().fold(most, usize::max);
             for (lane, quota) in quotas.into_iter().enumerate() {
                 let first = at[lane];
                 at[lane] += every[lane] * quota as i64;
@@ -135,6 +142,7 @@ mod tests {
         }
         let apart = at.iter().max().unwrap() - at.iter().min().unwrap();
         assert!(apart < 1_000, "{at:?}");
-        assert!(least >= 30, "nor does a lane starve that is ahead: {least}");
+        assert!(least >= 50, "nor does a lane starve that is ahead: {least}");
+        assert!(most <= 400, "for one that is far behind: {most}");
     }
 }
