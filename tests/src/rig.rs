@@ -153,18 +153,24 @@ impl<D: Database<Connection: Writer>> Rig<D> {
     /// When something still waits, and nothing of it was settled within [`LIMIT`]: how much there is depends on how
     /// busy the machine is.
     pub fn drain(&self) -> Result<()> {
-        let left = Cell::new(self.database.left()?);
-        let is_done = || {
-            let is_writing = load::is_writing(&self.database)?;
-            left.set(self.database.left()?);
-            Ok(!is_writing && left.get() == (0, 0))
-        };
+        let mut least = i64::MAX;
+        let mut deadline = Instant::now();
         loop {
-            let before = left.get();
-            match wait_until("all is settled", is_done) {
-                Err(_) if left.get() < before => {}
-                done => return done.with_context(|| format!("left: {:?}", left.get())),
+            let is_writing = load::is_writing(&self.database)?;
+            let (waiting, parked) = self.database.left()?;
+            match waiting + parked {
+                0 if !is_writing => return Ok(()),
+                left if left < least => {
+                    least = left;
+                    deadline = Instant::now() + LIMIT;
+                }
+                _ => {}
             }
+            ensure!(
+                Instant::now() < deadline,
+                "{waiting} messages wait and {parked} are parked, and nothing is settled for {LIMIT:?}"
+            );
+            thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -33,12 +33,6 @@ fn start() -> Result<(Cluster, Rig)> {
     Ok((cluster, rig))
 }
 
-/// Waits until more messages have arrived than there were.
-fn wait_for_more(rig: &Rig) -> Result<()> {
-    let before = rig.topic.count()?;
-    wait_until("messages arrive", || Ok(rig.topic.count()? > before + 50))
-}
-
 /// How a node goes away.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
@@ -80,7 +74,7 @@ fn change_leaders(promise: Promise, configure: impl Fn(&mut Settings)) -> Result
     let mut runner = settings.start()?;
     for loss in [Loss::Crash, Loss::Pause, Loss::Stop] {
         wait_until("all replicas are in sync", || Ok(rig.topic.is_in_sync(3)))?;
-        wait_for_more(&rig)?;
+        rig.more_arrive(50)?;
         let leader = rig.topic.replicas(PARTITION)?.leader;
         let gone = Instant::now();
         loss.befall(cluster.node(leader)?)?;
@@ -89,7 +83,7 @@ fn change_leaders(promise: Promise, configure: impl Fn(&mut Settings)) -> Result
             Ok(now.is_ok_and(|now| now.leader != leader && now.leader >= 0))
         })?;
         let led = gone.elapsed();
-        wait_for_more(&rig)?;
+        rig.more_arrive(50)?;
         let resumed = gone.elapsed();
         println!("loss={loss:?} led_after={led:?} resumed_after={resumed:?}");
         loss.end(cluster.node(leader)?)?;
@@ -162,7 +156,7 @@ fn with_too_few_replicas_messages_wait_and_none_is_blamed() -> Result<()> {
     wait_until("all replicas are in sync", || Ok(probe.is_in_sync(3)))?;
     let writers = rig.load().start(2);
     let mut runner = rig.runner().start()?;
-    wait_for_more(&rig)?;
+    rig.more_arrive(50)?;
     for id in [1, 2] {
         cluster.node(id)?.stop()?;
     }

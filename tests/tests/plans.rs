@@ -359,6 +359,6 @@ async fn a_runner_that_starts_over_them_gets_through(
             "{found} of {KEYS} found, where a walk takes {walk:?}, and {given_up} were given up"
         );
     }
-    assert!(given_up > 0, "none was too long");
+    assert!(given_up > 0 || walk < LEAST, "none was too long");
     Ok(())
 }

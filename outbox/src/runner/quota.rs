@@ -40,8 +40,8 @@ impl Look {
     }
 }
 
-/// How much less or more than another one a deep lane gets at most. One may stay behind whatever it gets, as that of a
-/// key of which one message at a time is on its way.
+/// How much less or more than its even part a deep lane gets at most, before all parts are made to fit the total. One
+/// may stay behind whatever it gets, as that of a key of which one message at a time is on its way.
 const LEAST: f64 = 0.5;
 const MOST: f64 = 2.0;
 
@@ -49,8 +49,8 @@ const MOST: f64 = 2.0;
 ///
 /// A lane that was not full the last time gets a bit more than it brought then, at most its even part;
 /// what that leaves is shared by the others. So one deep lane neither starves the others nor waits for
-/// their unused parts. Only where `total` is less than the number of lanes, the sum is more: each gets
-/// at least one.
+/// their unused parts. Each gets at least one, so where `total` is hardly more than the number of lanes, the sum may be
+/// more.
 ///
 /// Deep lanes get as much as takes each about as far as the others, not the same: messages leave about in the order in
 /// which they were written, and a page of the table, which has messages of all lanes, is changed within a short time.

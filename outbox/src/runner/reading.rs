@@ -398,7 +398,6 @@ mod tests {
         for lane in 0..4 {
             reader.learn(&of(lane), &read(lane, 1));
         }
-        reader.learn(&of(4), &read(3, 1));
         assert_eq!(reader.take_turns(2, all.clone()), [4, 1, 2]);
         assert!(reader.more, "some are left");
         assert_eq!(reader.take_turns(2, vec![0, 3, 4]), [4, 3, 0]);

@@ -532,6 +532,22 @@ mod tests {
         assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 8]);
     }
 
+    /// Those without a floor are not read until it is their turn, and nothing is concluded about them.
+    #[test]
+    fn a_lane_without_a_floor_waits_for_its_walk() {
+        let (mut floors, mut now) = (Floors::default(), Instant::now());
+        let mut database = Database {
+            last_id: 7,
+            ..Database::default()
+        };
+        walk(&mut floors, &mut now, LONG * 2);
+        floors.see(database.horizon(), now);
+        floors.see(database.horizon(), now);
+        for expected in [[0, NOT_NOW, NOT_NOW], [8, 0, NOT_NOW], [8, 8, 0]] {
+            assert_eq!(walk(&mut floors, &mut now, LONG), expected);
+        }
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Begin,

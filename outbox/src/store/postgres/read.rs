@@ -65,10 +65,11 @@ pub(super) async fn read(
     }
 }
 
-/// Messages with more bytes than this come without their contents: so the others together keep to the limit.
+/// Messages with more bytes than this come without their contents: so the others together keep to the limit of all
+/// lanes.
 fn large_bytes(request: &ReadRequest) -> usize {
-    let most = request.lanes.iter().map(|&(_, most)| most).max();
-    request.max_bytes / most.unwrap_or(1).max(1)
+    let most: usize = request.lanes.iter().map(|&(_, most)| most).sum();
+    request.max_bytes.saturating_mul(request.lanes.len()) / most.max(1)
 }
 
 async fn oldest(
