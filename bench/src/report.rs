@@ -36,7 +36,8 @@ pub(crate) struct Row {
 }
 
 impl Report {
-    /// Adds what contenders reached, each in several runs; ratios are against the first.
+    /// Adds what contenders reached, each in several runs; ratios are against the first. Where none was chosen, there is
+    /// nothing to show.
     pub(crate) fn add(
         &mut self,
         title: impl Into<String>,
@@ -44,10 +45,10 @@ impl Report {
         results: impl IntoIterator<Item = (String, Vec<f64>)>,
     ) {
         let results: Vec<_> = results.into_iter().collect();
-        let baseline = results
-            .first()
-            .map(|(_, runs)| median(runs))
-            .unwrap_or_default();
+        let Some((first, runs)) = results.first() else {
+            return;
+        };
+        let (first, baseline) = (first.clone(), median(runs));
         let row = |(name, runs): (String, Vec<f64>)| Row {
             name,
             median: median(&runs),
@@ -59,10 +60,7 @@ impl Report {
         let part = Part {
             title: title.into(),
             unit,
-            baseline: results
-                .first()
-                .map(|(name, _)| name.clone())
-                .unwrap_or_default(),
+            baseline: first,
             rows: results.into_iter().map(row).collect(),
         };
         part.print();

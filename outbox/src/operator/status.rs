@@ -10,10 +10,7 @@ use uuid::Uuid;
 
 use super::parked::{ParkedFilter, ParkedMessage, firsts};
 use super::{Operator, json};
-use crate::store::{Paused, StoreError, paused};
-
-/// How far messages are counted.
-const COUNTED: u64 = 10_000;
+use crate::store::{COUNTED, Paused, StoreError, paused};
 
 /// How many parked keys a status tells of.
 const PARKED_KEYS: u32 = 20;
@@ -155,7 +152,7 @@ impl Operator {
 }
 
 async fn counts(client: &Client) -> Result<(Count, Count), Error> {
-    let most = i64::try_from(COUNTED + 1).unwrap_or(i64::MAX);
+    let most = i64::from(COUNTED) + 1;
     let row = client
         .query_typed_one(
             "SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS w), \
@@ -164,8 +161,8 @@ async fn counts(client: &Client) -> Result<(Count, Count), Error> {
         )
         .await?;
     Ok((
-        Count::new(row.try_get(0)?, COUNTED),
-        Count::new(row.try_get(1)?, COUNTED),
+        Count::new(row.try_get(0)?, COUNTED.into()),
+        Count::new(row.try_get(1)?, COUNTED.into()),
     ))
 }
 

@@ -1,7 +1,7 @@
 //! How many messages to read of each lane.
 
 /// What the last read of a lane was to bring, and brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     asked: usize,
     got: usize,

@@ -266,10 +266,15 @@ impl Reader {
         lanes.iter().copied().zip(quotas).collect()
     }
 
+    /// Whether the last read has left something of a lane.
+    fn is_deep(&self, lane: i16) -> bool {
+        self.last.get(&lane).is_some_and(Look::is_deep)
+    }
+
     /// Leaves out deep lanes beyond so many, each time others. Those that had little cost little.
     fn take_turns(&mut self, most: usize, lanes: Vec<i16>) -> Vec<i16> {
-        let is_deep = |lane: &i16| self.last.get(lane).is_some_and(Look::is_deep);
-        let (mut deep, mut chosen): (Vec<_>, Vec<_>) = lanes.into_iter().partition(is_deep);
+        let (mut deep, mut chosen): (Vec<_>, Vec<_>) =
+            lanes.into_iter().partition(|&lane| self.is_deep(lane));
         deep.sort_by_key(|&lane| (lane <= self.turn, lane));
         self.more = deep.len() > most;
         deep.truncate(most);
@@ -283,16 +288,13 @@ impl Reader {
             self.last.insert(lane, Look::new(asked));
         }
         for messages in read.chunk_by(|a, b| a.position.lane == b.position.lane) {
-            let (first, last) = (
-                &messages[0].position,
-                &messages[messages.len() - 1].position,
-            );
-            if let Some(look) = self.last.get_mut(&first.lane) {
-                look.brought(messages.len(), first.id, last.id);
+            if let ([first, ..], [.., last]) = (messages, messages)
+                && let Some(look) = self.last.get_mut(&first.position.lane)
+            {
+                look.brought(messages.len(), first.position.id, last.position.id);
             }
         }
-        let is_deep = |(lane, _): &(i16, usize)| self.last.get(lane).is_some_and(Look::is_deep);
-        self.more |= request.lanes.iter().any(is_deep);
+        self.more |= request.lanes.iter().any(|&(lane, _)| self.is_deep(lane));
         self.pace.came(read.len(), Instant::now());
         match read.len() {
             0 => self.brought_nothing(&request.lanes),
@@ -398,6 +400,7 @@ mod tests {
         for lane in 0..4 {
             reader.learn(&of(lane), &read(lane, 1));
         }
+        reader.last.insert(4, Look::new(1));
         assert_eq!(reader.take_turns(2, all.clone()), [4, 1, 2]);
         assert!(reader.more, "some are left");
         assert_eq!(reader.take_turns(2, vec![0, 3, 4]), [4, 3, 0]);

@@ -46,9 +46,9 @@ pub use self::sqlite::SqliteStore;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) const ALL_TOPICS: &str = "*";
 
-/// How far [`Backlog::waiting`] is counted.
+/// How far messages are counted.
 #[cfg(any(feature = "mysql", feature = "postgres"))]
-const COUNTED: u32 = 10_000;
+pub(crate) const COUNTED: u32 = 10_000;
 
 /// How far [`Backlog::parked_keys`] are counted.
 #[cfg(any(feature = "mysql", feature = "postgres"))]

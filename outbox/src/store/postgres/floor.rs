@@ -513,16 +513,21 @@ mod tests {
         plan.floors
     }
 
-    /// The other lanes go on from their floors meanwhile.
-    #[test]
-    fn a_look_from_the_beginning_takes_one_lane_after_the_other() {
-        let (mut floors, mut now) = (Floors::default(), Instant::now());
+    /// Of an outbox whose last id is 7.
+    fn see_two_horizons(floors: &mut Floors, now: Instant) {
         let mut database = Database {
             last_id: 7,
             ..Database::default()
         };
         floors.see(database.horizon(), now);
         floors.see(database.horizon(), now);
+    }
+
+    /// The other lanes go on from their floors meanwhile.
+    #[test]
+    fn a_look_from_the_beginning_takes_one_lane_after_the_other() {
+        let (mut floors, mut now) = (Floors::default(), Instant::now());
+        see_two_horizons(&mut floors, now);
         walk(&mut floors, &mut now, LONG * 2);
         assert_eq!(walk(&mut floors, &mut now, LONG), [8, 8, 8]);
         now += LONG_INTERVAL;
@@ -536,13 +541,8 @@ mod tests {
     #[test]
     fn a_lane_without_a_floor_waits_for_its_walk() {
         let (mut floors, mut now) = (Floors::default(), Instant::now());
-        let mut database = Database {
-            last_id: 7,
-            ..Database::default()
-        };
         walk(&mut floors, &mut now, LONG * 2);
-        floors.see(database.horizon(), now);
-        floors.see(database.horizon(), now);
+        see_two_horizons(&mut floors, now);
         for expected in [[0, NOT_NOW, NOT_NOW], [8, 0, NOT_NOW], [8, 8, 0]] {
             assert_eq!(walk(&mut floors, &mut now, LONG), expected);
         }
