@@ -5,32 +5,38 @@
 pub(super) struct Look {
     asked: usize,
     got: usize,
+    /// How many bytes it was to bring before it ends, and brought.
+    enough: usize,
+    bytes: usize,
     /// The ids of the first and of the last message that came.
     first: i64,
     last: i64,
 }
 
 impl Look {
-    /// So many messages are asked for.
-    pub(super) fn new(asked: usize) -> Self {
+    /// So many messages are asked for, and no further one when those before it have so many bytes.
+    pub(super) fn new(asked: usize, max_bytes: usize) -> Self {
         Self {
             asked,
             got: 0,
+            enough: max_bytes,
+            bytes: 0,
             first: i64::MAX,
             last: 0,
         }
     }
 
-    /// Some came, with these ids.
-    pub(super) fn brought(&mut self, messages: usize, first: i64, last: i64) {
-        self.got += messages;
-        self.first = self.first.min(first);
-        self.last = self.last.max(last);
+    /// This message came.
+    pub(super) fn brought(&mut self, id: i64, bytes: usize) {
+        self.got += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.first = self.first.min(id);
+        self.last = self.last.max(id);
     }
 
     /// There is more.
     pub(super) fn is_deep(&self) -> bool {
-        self.got >= self.asked
+        self.got >= self.asked || self.bytes >= self.enough
     }
 
     /// How many messages the lane has for each id.
@@ -94,8 +100,8 @@ mod tests {
     use super::*;
 
     fn look(asked: usize, got: usize) -> Option<Look> {
-        let mut look = Look::new(asked);
-        look.brought(got, 1, 1_000);
+        let mut look = Look::new(asked, 1_000);
+        (0..got as i64).for_each(|id| look.brought(id, 1));
         Some(look)
     }
 
@@ -110,6 +116,17 @@ mod tests {
         assert!(quotas[0] > 1_200, "{quotas:?}");
         assert!(quotas[1] >= 100 && quotas[2] > quotas[1], "{quotas:?}");
         assert!(quotas.iter().sum::<usize>() <= 1_600, "{quotas:?}");
+    }
+
+    #[test]
+    fn a_lane_of_which_the_bytes_were_enough_is_deep() {
+        let mut look = Look::new(100, 1_000);
+        look.brought(1, 999);
+        assert!(!look.is_deep());
+        look.brought(2, 1);
+        assert!(look.is_deep());
+        let quotas = share(200, &[Some(look), self::look(100, 10)]);
+        assert!(quotas[0] > 100, "{quotas:?}");
     }
 
     #[test]
@@ -133,10 +150,11 @@ mod tests {
             least = quotas.iter().copied().fold(least, usize::min);
             most = quotas.iter().copied().fold(most, usize::max);
             for (lane, quota) in quotas.into_iter().enumerate() {
-                let first = at[lane];
-                at[lane] += every[lane] * quota as i64;
-                let mut look = Look::new(quota);
-                look.brought(quota, first, at[lane] - 1);
+                let mut look = Look::new(quota, usize::MAX);
+                for _ in 0..quota {
+                    at[lane] += every[lane];
+                    look.brought(at[lane], 1);
+                }
                 looks[lane] = Some(look);
             }
         }

@@ -285,13 +285,15 @@ impl Reader {
 
     fn learn(&mut self, request: &ReadRequest, read: &[StoredMessage]) {
         for &(lane, asked) in &request.lanes {
-            self.last.insert(lane, Look::new(asked));
+            self.last.insert(lane, Look::new(asked, request.max_bytes));
         }
         for messages in read.chunk_by(|a, b| a.position.lane == b.position.lane) {
-            if let ([first, ..], [.., last]) = (messages, messages)
+            if let Some(first) = messages.first()
                 && let Some(look) = self.last.get_mut(&first.position.lane)
             {
-                look.brought(messages.len(), first.position.id, last.position.id);
+                for stored in messages {
+                    look.brought(stored.position.id, stored.message.bytes());
+                }
             }
         }
         self.more |= request.lanes.iter().any(|&(lane, _)| self.is_deep(lane));
@@ -346,6 +348,7 @@ mod tests {
     fn request(reader: &Reader) -> ReadRequest {
         ReadRequest {
             lanes: reader.quotas(10, &[0, 1]),
+            max_bytes: usize::MAX,
             ..ReadRequest::default()
         }
     }
@@ -354,6 +357,7 @@ mod tests {
     fn of(lane: i16) -> ReadRequest {
         ReadRequest {
             lanes: vec![(lane, 1)],
+            max_bytes: usize::MAX,
             ..ReadRequest::default()
         }
     }
@@ -400,7 +404,7 @@ mod tests {
         for lane in 0..4 {
             reader.learn(&of(lane), &read(lane, 1));
         }
-        reader.last.insert(4, Look::new(1));
+        reader.last.insert(4, Look::new(1, 1));
         assert_eq!(reader.take_turns(2, all.clone()), [4, 1, 2]);
         assert!(reader.more, "some are left");
         assert_eq!(reader.take_turns(2, vec![0, 3, 4]), [4, 3, 0]);
@@ -425,6 +429,7 @@ mod tests {
         reader.learn(&both, &read(0, 5));
         let empty = ReadRequest {
             lanes: vec![(1, 5)],
+            max_bytes: usize::MAX,
             ..ReadRequest::default()
         };
         reader.learn(&empty, &[]);
