@@ -27,6 +27,9 @@ pub(super) const NO_TOKENS: &str = "topics can't be made with tokens by `KafkaSa
 /// For so long a topic that could not be made is not tried to be made again.
 const NOT_AGAIN: Duration = Duration::from_secs(10);
 
+/// How often to look whether a topic that was made can be used.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// How topics are made that do not exist.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewTopics {
@@ -208,8 +211,40 @@ impl Topics {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
                 Err(failed(outcome::meaning(code)))
             }
-            _ => Ok(()),
+            _ => {
+                let (topics, name) = (self.clone(), topic.to_owned());
+                let wait =
+                    move |patience: &Patience| topics.wait_for_leaders(&name, wanted, patience);
+                wait_for(self.0.patience, wait).await
+            }
         }
+    }
+
+    /// A topic that was just made is known before anybody leads its partitions: until then requests are refused.
+    fn wait_for_leaders(
+        &self,
+        topic: &str,
+        partitions: i32,
+        patience: &Patience,
+    ) -> Result<(), SinkError> {
+        use RDKafkaErrorCode as Code;
+        for partition in 0..partitions {
+            while let Some(time) = patience.next() {
+                let leader = self.probe(|probe| probe.fetch_watermarks(topic, partition, time))?;
+                match leader.map_err(|error| error.rdkafka_error_code()) {
+                    Err(Some(
+                        Code::NotLeaderForPartition
+                        | Code::LeaderNotAvailable
+                        | Code::UnknownTopicOrPartition
+                        | Code::UnknownPartition
+                        | Code::UnknownTopic,
+                    )) => std::thread::sleep(LOOK_AGAIN),
+                    // What else is wrong is told by who uses the topic.
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
     }
 
     fn admin(&self) -> Result<Elsewhere<AdminClient<Connection>>, KafkaError> {
@@ -250,19 +285,14 @@ impl Topics {
     }
 
     fn ask(&self, topic: Option<&str>, patience: &Patience) -> Result<Metadata, SinkError> {
-        let mut probe = lock(&self.0.probe);
-        let probe = match &mut *probe {
-            Some(probe) => probe,
-            none => none.insert(self.new_probe()?),
-        };
-        // For what librdkafka has to tell, and for the token if it wants one.
-        probe.poll(Duration::ZERO);
-        let metadata = patience.insist(|time| {
-            let metadata = probe.fetch_metadata(topic, time);
-            probe.poll(Duration::ZERO);
-            metadata
+        let metadata = self.probe(|probe| {
+            patience.insist(|time| {
+                let metadata = probe.fetch_metadata(topic, time);
+                probe.poll(Duration::ZERO);
+                metadata
+            })
         });
-        match metadata {
+        match metadata? {
             Ok(metadata) => {
                 self.connection().is_well();
                 Ok(metadata)
@@ -275,6 +305,18 @@ impl Topics {
                 )))
             }
         }
+    }
+
+    /// Asks the cluster by a client that is kept.
+    fn probe<T>(&self, ask: impl FnOnce(&BaseConsumer<Connection>) -> T) -> Result<T, SinkError> {
+        let mut probe = lock(&self.0.probe);
+        let probe = match &mut *probe {
+            Some(probe) => probe,
+            none => none.insert(self.new_probe()?),
+        };
+        // For what librdkafka has to tell, and for the token if it wants one.
+        probe.poll(Duration::ZERO);
+        Ok(ask(probe))
     }
 
     fn new_probe(&self) -> Result<Elsewhere<BaseConsumer<Connection>>, SinkError> {

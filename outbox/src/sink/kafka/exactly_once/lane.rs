@@ -22,6 +22,10 @@ use crate::store::StoredMessage;
 /// processor busy in the last millisecond of what it is given.
 const POLL: Duration = Duration::from_millis(1);
 
+/// How long to wait for a connection. librdkafka looks for the coordinator half a second later if it is asked to
+/// before it has any.
+const CONNECT: Duration = Duration::from_millis(500);
+
 /// How long each call to librdkafka may wait at least.
 const LEAST: Duration = Duration::from_millis(100);
 
@@ -38,11 +42,12 @@ type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
 const LEDGER: usize = usize::MAX;
 
 impl LaneProducer {
-    /// Fences whoever had this transactional id before.
+    /// Fences whoever had this transactional id before. `ledger`: the lane's partition, which is there.
     pub(super) fn take_over(
         config: &ClientConfig,
         connection: Connection,
         transactional_id: &str,
+        (ledger, partition): (&str, i32),
         patience: &Patience,
     ) -> Result<Self, SinkError> {
         let mut config = config.clone();
@@ -56,6 +61,13 @@ impl LaneProducer {
             .map_err(|error| SinkError::fatal(format!("no producer: {error}")))?;
         // For the token, if librdkafka wants one.
         producer.poll(Duration::ZERO);
+        if let Some(time) = patience.next() {
+            // Metadata would come from a bootstrap server, whose connection ends with that. What fails here is
+            // found out, and told, by the call below.
+            let _ = producer
+                .client()
+                .fetch_watermarks(ledger, partition, time.min(CONNECT));
+        }
         insist(|| patience.next(), |time| producer.init_transactions(time)).map_err(|error| {
             match Verdict::of(&error) {
                 Verdict::Forbidden => SinkError::fatal(format!(

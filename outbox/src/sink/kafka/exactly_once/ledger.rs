@@ -63,6 +63,11 @@ impl Ledger {
         }
     }
 
+    /// The lane's partition of the ledger's topic.
+    pub(super) fn partition(&self, lane: i16) -> (&str, i32) {
+        (&self.topic, lane.into())
+    }
+
     /// It is this outbox's from now on.
     pub(super) fn serve(&self, outbox: Uuid) {
         // A sink has one runner, which has one store.
@@ -116,9 +121,8 @@ impl Ledger {
         let consumer = BaseConsumer::from_config_and_context(&config, connection).map_err(away)?;
         // For the token, if librdkafka wants one.
         consumer.poll(Duration::ZERO);
-        let partition = i32::from(lane);
-        let watermarks =
-            patience.insist(|time| consumer.fetch_watermarks(&self.topic, partition, time));
+        let (topic, partition) = self.partition(lane);
+        let watermarks = patience.insist(|time| consumer.fetch_watermarks(topic, partition, time));
         let (low, high) = watermarks.map_err(away)?;
         let tail = low.max(high - TAIL);
         let last_from = |offset| self.last_from(&consumer, lane, offset, patience);

@@ -83,6 +83,7 @@ impl Shared {
             &self.producer,
             self.topics.connection().clone(),
             &id,
+            self.ledger.partition(lane),
             patience,
         )?;
         let committed = self.ledger.last(lane, patience)?;
