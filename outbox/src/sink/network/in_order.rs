@@ -81,6 +81,15 @@ impl Deref for Item {
 }
 
 impl Item {
+    #[cfg(test)]
+    pub(in super::super) fn alone(stored: StoredMessage) -> Self {
+        Self {
+            batch: [stored].into(),
+            index: 0,
+            failures: Failures::default(),
+        }
+    }
+
     /// Whether nothing that failed before is in its way, and there is time left.
     pub(in super::super) fn may_go(&self, deadline: Instant) -> Result<(), SinkError> {
         if self.failures.concern(&self.message) {

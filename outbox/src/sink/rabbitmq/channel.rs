@@ -1,11 +1,12 @@
 //! A channel, and the task that publishes on it.
 //!
 //! The broker tells of a message that no queue takes *before* it confirms it, but lapin gives what was
-//! returned to whichever confirmation it comes to next. So confirmations are only believed when all that lapin
-//! had by then have been looked at, and what was returned is told apart by its message id. That needs one task
-//! that publishes and has all confirmations.
+//! returned to whichever confirmation it comes to next, which may be that of a message before it. So what was
+//! returned is told apart by its message id and kept until that message is confirmed, and confirmations are
+//! only believed when all that lapin had by then have been looked at. That needs one task that publishes and
+//! has all confirmations.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
@@ -15,6 +16,7 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 use super::super::network::in_order::Item;
 use super::super::{Outcome, SinkError};
@@ -71,6 +73,7 @@ struct Pending {
 /// Publishes until the line is dropped and all is confirmed, or until the channel breaks.
 async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>) {
     let mut pending: Vec<Pending> = Vec::new();
+    let mut returned = Returned::default();
     let mut open = true;
     // Why nothing more can be published. What is on the channel may know better.
     let mut closed: Option<Broken> = None;
@@ -78,7 +81,7 @@ async fn publish(channel: Channel, mut requests: mpsc::Receiver<Request>) {
         let broken = tokio::select! {
             biased;
             confirmed = confirmed(&mut pending), if awaits_any(&pending) => {
-                tell(confirmed, &mut pending)
+                tell(confirmed, &mut pending, &mut returned)
             }
             request = requests.recv(), if open => match request {
                 Some(request) => match publish_one(&channel, request, &mut pending).await {
@@ -210,9 +213,34 @@ async fn confirmed(pending: &mut [Pending]) -> Confirmed {
         .collect()
 }
 
+/// What no queue takes, by message id, until it is confirmed.
+#[derive(Default)]
+struct Returned(HashMap<Uuid, BasicReturnMessage>);
+
+impl Returned {
+    fn note(&mut self, message: BasicReturnMessage) {
+        let id = message.delivery.properties.message_id().as_ref();
+        if let Some(id) = id.and_then(|id| Uuid::parse_str(id.as_str()).ok()) {
+            self.0.insert(id, message);
+        }
+    }
+
+    /// Forgets all but what is to be confirmed yet: even the copy of a message that nobody waits for.
+    fn keep_those_of(&mut self, pending: &[Pending]) {
+        if !self.0.is_empty() {
+            let id = |pending: &Pending| pending.request.item.message.id();
+            let ids: HashSet<Uuid> = pending.iter().map(id).collect();
+            self.0.retain(|id, _| ids.contains(id));
+        }
+    }
+}
+
 /// Tells outcomes. Returns what the channel broke by, if it did.
-fn tell(confirmed: Confirmed, pending: &mut Vec<Pending>) -> Option<Broken> {
-    let mut returned: HashMap<String, BasicReturnMessage> = HashMap::new();
+fn tell(
+    confirmed: Confirmed,
+    pending: &mut Vec<Pending>,
+    returned: &mut Returned,
+) -> Option<Broken> {
     let mut known = HashMap::with_capacity(confirmed.len());
     let mut broken = None;
     for (index, confirmation) in confirmed {
@@ -229,30 +257,111 @@ fn tell(confirmed: Confirmed, pending: &mut Vec<Pending>) -> Option<Broken> {
             }
         };
         known.insert(index, is_ack);
-        if let Some(message) = message
-            && let Some(id) = message.delivery.properties.message_id()
-        {
-            returned.insert(id.to_string(), message);
+        if let Some(message) = message {
+            returned.note(message);
         }
     }
-    let mut index = 0;
     let mut still = Vec::with_capacity(pending.len());
-    for Pending { request, confirm } in pending.drain(..) {
+    for (index, waiting) in pending.drain(..).enumerate() {
+        let Pending { request, .. } = &waiting;
         let outcome = match known.get(&index) {
             None => {
-                still.push(Pending { request, confirm });
-                index += 1;
+                still.push(waiting);
                 continue;
             }
             Some(false) => Err(outcome::nacked(&request.publication)),
-            Some(true) => match returned.get(&request.item.message.id().to_string()) {
+            Some(true) => match returned.0.get(&request.item.message.id()) {
                 Some(message) => Err(outcome::returned(&request.publication, message)),
                 None => Ok(()),
             },
         };
-        index += 1;
-        let _ = request.reply.send(Reply::Known(outcome));
+        let _ = waiting.request.reply.send(Reply::Known(outcome));
     }
+    returned.keep_those_of(&still);
     *pending = still;
     broken
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use lapin::message::Delivery;
+
+    use super::super::RabbitMqSink;
+    use super::*;
+    use crate::Message;
+    use crate::sink::SinkErrorKind;
+    use crate::store::{Position, StoredMessage};
+
+    type Told = oneshot::Receiver<Reply>;
+
+    fn waiting(topic: &str) -> (Pending, Told) {
+        let sink = RabbitMqSink::builder("amqp://rabbit").build().unwrap();
+        let stored = StoredMessage {
+            position: Position { lane: 0, id: 0 },
+            message: Message::new(topic),
+            created_at: SystemTime::UNIX_EPOCH,
+            defect: None,
+        };
+        let publication = Publication::new(&stored, sink.sender.carrier().settings()).unwrap();
+        let (reply, told) = oneshot::channel();
+        let request = Request {
+            item: Item::alone(stored),
+            publication,
+            deadline: Instant::now() + Duration::from_secs(60),
+            reply,
+        };
+        let confirm = None;
+        (Pending { request, confirm }, told)
+    }
+
+    fn no_route(pending: &Pending) -> Option<BasicReturnMessage> {
+        let publication = pending.request.publication.clone();
+        let (exchange, routing_key) = (publication.exchange, publication.routing_key);
+        let mut delivery = Delivery::mock(0, exchange, routing_key, false, vec![]);
+        delivery.properties = publication.properties;
+        Some(BasicReturnMessage {
+            delivery,
+            reply_code: 312,
+            reply_text: "NO_ROUTE".into(),
+        })
+    }
+
+    /// None: taken.
+    fn refused(mut told: Told) -> Option<SinkErrorKind> {
+        match told.try_recv().unwrap() {
+            Reply::Known(outcome) => outcome.err().map(|error| error.kind()),
+            Reply::OneOfSeveral(broken) => panic!("{broken:?}"),
+        }
+    }
+
+    #[test]
+    fn what_came_back_with_the_confirmation_of_one_before_is_refused_when_its_own_comes() {
+        let ((first, first_told), (lost, mut lost_told)) = (waiting("known"), waiting("nowhere"));
+        let ack = |message| (0, Ok(Confirmation::Ack(message)));
+        let came_back = no_route(&lost);
+        let mut pending = vec![first, lost];
+        let mut returned = Returned::default();
+
+        assert!(tell(vec![ack(came_back)], &mut pending, &mut returned).is_none());
+        assert_eq!(refused(first_told), None);
+        assert!(lost_told.try_recv().is_err(), "it is not confirmed yet");
+
+        assert!(tell(vec![ack(None)], &mut pending, &mut returned).is_none());
+        assert_eq!(refused(lost_told), Some(SinkErrorKind::Rejected));
+        assert!(pending.is_empty() && returned.0.is_empty());
+    }
+
+    #[test]
+    fn what_came_back_is_told_apart_from_what_carried_it() {
+        let ((first, first_told), (lost, lost_told)) = (waiting("known"), waiting("nowhere"));
+        let acks = vec![
+            (0, Ok(Confirmation::Ack(no_route(&lost)))),
+            (1, Ok(Confirmation::Ack(None))),
+        ];
+        tell(acks, &mut vec![first, lost], &mut Returned::default());
+        assert_eq!(refused(first_told), None);
+        assert_eq!(refused(lost_told), Some(SinkErrorKind::Rejected));
+    }
 }
