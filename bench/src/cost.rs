@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         runners: 1,
         pinned: false,
     };
-    let standard = if options.quick { 50_000 } else { 200_000 };
+    let standard = if options.quick { 30_000 } else { 200_000 };
     let of = Backlog::of(standard);
 
     let sizes = match (&options.messages[..], options.quick) {

@@ -46,15 +46,15 @@ const CONTENDERS: [Contender; 9] = [
     Contender::new("outbox, exactly once", exactly_once),
     Contender::new("update-status loop, batches of 1,000", update_status),
     Contender {
-        part: 200,
+        part: 400,
         ..Contender::new("update-status loop, message by message", one_by_one)
     },
     Contender {
-        part: 200,
+        part: 400,
         ..Contender::new("crate outbox-core, as it comes", outbox_core)
     },
     Contender {
-        part: 10,
+        part: 40,
         ..Contender::new(
             "crate outbox-core, batches of 1,000, no linger",
             outbox_core_tuned,
@@ -97,10 +97,7 @@ pub(crate) fn metrics(options: &Options, report: &mut Report) -> Result<()> {
         Contender::new("outbox", at_least_once),
         Contender::new("outbox with metrics", measured),
     ];
-    let (messages, repeats) = match options.quick {
-        true => (100_000, 3),
-        false => (1_000_000, 7),
-    };
+    let (messages, repeats) = (1_000_000, 7);
     let title = format!("drain a backlog of {messages}, with and without metrics");
     compare(options, title, &CONTENDERS, messages, repeats, report)
 }
@@ -118,7 +115,7 @@ fn compare(
     // Each has its own paths in the broker, which the JVM compiles when they have been used a while: until then,
     // a transaction costs it three times as much.
     let warm_up = match options.quick {
-        true => messages,
+        true => messages / 4,
         false => messages.max(WARM_UP),
     };
     for contender in contenders.clone().filter(|c| c.part == 1) {

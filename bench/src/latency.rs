@@ -56,7 +56,7 @@ impl Contender {
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let (rates, time, repeats): (&[u32], _, _) = match options.quick {
-        true => (&[100, 1_000], Duration::from_secs(2), 3),
+        true => (&[100, 1_000], Duration::from_millis(1_500), 3),
         false => (&[1, 100, 1_000, 5_000], Duration::from_secs(20), 5),
     };
     for &rate in rates {

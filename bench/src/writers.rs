@@ -1,5 +1,6 @@
 //! What publishing costs those who write.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
@@ -118,7 +119,7 @@ const COMPARISONS: [Comparison; 4] = [
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let (time, repeats) = match options.quick {
-        true => (Duration::from_millis(700), 3),
+        true => (Duration::from_millis(500), 3),
         false => (Duration::from_secs(5), 7),
     };
     for comparison in &COMPARISONS {
@@ -151,40 +152,38 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
 
 /// Transactions a second.
 fn measure(database: &Database, writers: u16, time: Duration, work: Work) -> Result<f64> {
-    let number = |writer: usize, count: i64| (writer as i64) << 32 | count;
-    let connect = |writer| {
-        let mut connection = database.connect()?;
-        for count in 0..WARM_UP {
-            work(&mut connection, number(writer, count))?;
-        }
-        Ok(connection)
-    };
-    let connections = (0..writers.into())
-        .map(connect)
-        .collect::<Result<Vec<_>>>()?;
-    let begin = Instant::now();
-    let write = |writer: usize, mut connection: PgConnection| {
+    let number = |writer: u16, count: i64| i64::from(writer) << 32 | count;
+    let ready = Barrier::new(writers.into());
+    // Returns how many a second.
+    let write = |writer| {
+        let warm = || {
+            let mut connection = database.connect()?;
+            for count in 0..WARM_UP {
+                work(&mut connection, number(writer, count))?;
+            }
+            Ok::<_, anyhow::Error>(connection)
+        };
+        let connection = warm();
+        ready.wait();
+        let (mut connection, begin) = (connection?, Instant::now());
         let mut count = 0;
         while begin.elapsed() < time {
             work(&mut connection, number(writer, WARM_UP + count))?;
             count += 1;
         }
-        Ok::<_, anyhow::Error>(count)
+        Ok::<_, anyhow::Error>(count as f64 / begin.elapsed().as_secs_f64())
     };
-    let count = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let write = &write;
-        let threads: Vec<_> = connections
-            .into_iter()
-            .enumerate()
-            .map(|(writer, connection)| scope.spawn(move || write(writer, connection)))
+        let threads: Vec<_> = (0..writers)
+            .map(|writer| scope.spawn(move || write(writer)))
             .collect();
-        let mut sum = 0;
+        let mut sum = 0.0;
         for thread in threads {
             sum += thread.join().map_err(|_| anyhow!("a writer panicked"))??;
         }
-        Ok::<_, anyhow::Error>(sum)
-    })?;
-    Ok(count as f64 / begin.elapsed().as_secs_f64())
+        Ok(sum)
+    })
 }
 
 fn message(n: i64) -> Message {

@@ -30,7 +30,9 @@ fuzz_target!(|names: (&str, &str, &str)| {
     let (patterns, topic_chars) = ([chars(first), chars(second)], chars(topic));
     match router {
         Ok(router) => {
-            let expected = patterns.iter().position(|pattern| fits(pattern, &topic_chars));
+            let expected = patterns
+                .iter()
+                .position(|pattern| fits(pattern, &topic_chars));
             assert_eq!(router.route_of(topic), expected);
         }
         // A route that is refused is empty, or never reached.

@@ -11,7 +11,7 @@ const PEERS: &str = "target/peers";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Given to the benchmark: `--quick`, `--only drain,metrics,latency,writers,cost`
+    /// Given to the benchmark: `--quick`, `--only drain,latency,writers,cost,metrics`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
