@@ -232,6 +232,10 @@ mod structured {
         }
         let sent = payload(&message(&Event(" [1.50] ")));
         assert_eq!(sent["data"], json!([1.5]));
+        // A number that no type of serde_json holds is JSON, and goes as it is.
+        let huge = message(&Event("11e9999")).payload().map(<[u8]>::to_vec);
+        let huge = String::from_utf8(huge.unwrap()).unwrap();
+        assert!(huge.contains("\"data\":11e9999"), "{huge}");
         assert_eq!(invalid(&Event("[1.50")).0, "data");
     }
 }
