@@ -36,7 +36,8 @@ pub(crate) fn draw(part: &Part, path: &Path) -> Result<()> {
             vec![(x(row.lowest()), y + 9), (x(row.highest()), y + 9)],
             TEXT.stroke_width(1),
         );
-        let figure = format!("{:.1}  ({:.2}×)", row.median(), row.ratio());
+        let [median, .., ratio] = row.figures();
+        let figure = format!("{median}  ({ratio}×)");
         root.draw(&Text::new(row.name().to_owned(), (16, y + 2), text(13.0)))
             .and_then(|()| root.draw(&bar))
             .and_then(|()| root.draw(&range))

@@ -113,16 +113,7 @@ impl Part {
             self.title, self.unit
         );
         for row in &self.rows {
-            let Row {
-                name,
-                median,
-                lowest,
-                highest,
-                ratio,
-                ..
-            } = row;
-            table +=
-                &format!("| {name} | {median:.2} | {lowest:.2} | {highest:.2} | {ratio:.2} |\n");
+            table += &format!("| {} | {} |\n", row.name, row.figures().join(" | "));
         }
         table + "\n"
     }
@@ -134,9 +125,10 @@ impl Part {
             "", "median", "lowest", "highest", "ratio"
         );
         for row in &self.rows {
+            let [median, lowest, highest, ratio] = row.figures();
             println!(
-                "{:44} {:>12.2} {:>12.2} {:>12.2} {:>6.2}x",
-                row.name, row.median, row.lowest, row.highest, row.ratio
+                "{:44} {median:>12} {lowest:>12} {highest:>12} {ratio:>7}",
+                row.name
             );
         }
     }
@@ -159,14 +151,32 @@ impl Row {
         self.highest
     }
 
-    pub(crate) fn ratio(&self) -> f64 {
-        self.ratio
+    /// Median, lowest, highest and ratio, to be read.
+    pub(crate) fn figures(&self) -> [String; 4] {
+        [self.median, self.lowest, self.highest, self.ratio].map(figure)
     }
 
     pub(crate) fn is_ours(&self) -> bool {
         ["outbox", "publish", "and publish"]
             .iter()
             .any(|prefix| self.name.starts_with(prefix))
+    }
+}
+
+/// A value with as many digits as mean something: about three, or what is before the point, in groups of three.
+fn figure(value: f64) -> String {
+    match value {
+        100.0.. => grouped(value.round() as u64),
+        10.0.. => format!("{value:.1}"),
+        0.1.. => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn grouped(value: u64) -> String {
+    match (value / 1_000, value % 1_000) {
+        (0, rest) => rest.to_string(),
+        (above, rest) => format!("{},{rest:03}", grouped(above)),
     }
 }
 
