@@ -36,12 +36,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     ) -> Result<(), RunError> {
         let lease = self.runner.settings.lease;
         let mut cleaned = Instant::now();
+        let mut turn = -1;
         while !work_is_done.is_cancelled() {
             if let Err(error) = self.look_what_is_paused().await {
                 survive(error)?;
             }
             let mut look_again = false;
-            match self.renew().await {
+            match self.renew(&mut turn).await {
                 Ok(handed_back) => look_again = handed_back,
                 Err(error) => {
                     survive(error)?;
@@ -102,9 +103,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(Cleaned::Some)
     }
 
-    /// Whether lanes were handed back.
+    /// Whether lanes were handed back. The `turn` is the lane of which was asked last what is parked.
     #[tracing::instrument(name = "lease", level = "debug", skip_all)]
-    async fn renew(&self) -> Result<bool, StoreError> {
+    async fn renew(&self, turn: &mut i16) -> Result<bool, StoreError> {
         let runner = self.runner;
         let ttl = runner.settings.lease;
         // Counted from before the request: the database's clock starts no earlier.
@@ -115,9 +116,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lost: Vec<_> = without(&held, &granted.leases);
         self.lose(&lost);
         self.set_leased_until(until);
-        self.serve(self.tracker.new_among(&granted.leases)).await?;
+        let served = self
+            .serve(self.tracker.new_among(&granted.leases), turn)
+            .await;
         self.leave_excess(&granted);
-        let handed_back = self.release_ended().await;
+        let handed_back = served.and(self.release_ended().await);
         let served = self.tracker.leases();
         runner
             .health
@@ -137,21 +140,37 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     }
 
     /// Which keys are parked must be known before anything is read.
-    async fn serve(&self, taken: Vec<Lease>) -> Result<(), StoreError> {
+    async fn serve(&self, mut taken: Vec<Lease>, turn: &mut i16) -> Result<(), StoreError> {
         if taken.is_empty() || self.stop.is_cancelled() {
             // Nothing has changed, but leases are valid for longer.
             self.tracker.serve(&[], &[]);
             return Ok(());
         }
-        let lanes: Vec<_> = taken.iter().map(|lease| lease.lane).collect();
         let runner = self.runner;
-        let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
-        self.tracker.serve(&taken, &parked);
-        tracing::info!(?lanes, "lanes taken");
+        let begun = Instant::now();
+        let mut lanes = Vec::new();
+        let mut served = Ok(());
+        taken.sort_unstable_by_key(|lease| (lease.lane <= *turn, lease.lane));
         for lease in taken {
+            // Very many keys take long: those of other lanes wait for the next time, since leases are to be renewed.
+            if begun.elapsed() > runner.settings.lease / 5 {
+                break;
+            }
+            *turn = lease.lane;
+            match runner.ask(runner.store.parked_keys(&[lease.lane])).await {
+                Ok(parked) => self.tracker.serve(&[lease], &parked),
+                Err(error) => {
+                    served = Err(error);
+                    break;
+                }
+            }
+            lanes.push(lease.lane);
             runner.events.emit(|| RunnerEvent::LaneTaken(lease));
         }
-        Ok(())
+        if !lanes.is_empty() {
+            tracing::info!(?lanes, "lanes taken");
+        }
+        served
     }
 
     fn let_go(&self, lane: i16) {

@@ -30,13 +30,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
     pub(super) async fn read(&self, to_send: mpsc::Sender<Batch>) -> Result<(), RunError> {
         let mut reader = Reader::new(Instant::now());
         let mut backoff = Backoff::new();
-        let mut looked_for_due = Instant::now();
         let mut sleep = Sleep::default();
         while self.ready_to_read().await {
             let mut step = self.step(&mut reader, &to_send).await;
-            if step.is_ok() && looked_for_due.elapsed() >= LOOK_FOR_DUE {
-                looked_for_due = Instant::now();
-                step = self.admit_due(&to_send).await.and(step);
+            if step.is_ok() && reader.look_for_due_at <= Instant::now() {
+                step = self.admit_due(&mut reader, &to_send).await;
             }
             match step {
                 Ok(()) => backoff = Backoff::new(),
@@ -189,7 +187,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
 
     /// Admits the first messages of parked keys again that are due.
     #[tracing::instrument(name = "retry", level = "debug", skip_all)]
-    async fn admit_due(&self, to_send: &mpsc::Sender<Batch>) -> Result<(), StoreError> {
+    async fn admit_due(
+        &self,
+        reader: &mut Reader,
+        to_send: &mpsc::Sender<Batch>,
+    ) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        reader.looked_for_due(begun, begun);
         let Some(topics) = self.topics().filter(|_| self.tracker.has_parked()) else {
             return Ok(());
         };
@@ -199,10 +203,13 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let most = runner.settings.batch_size;
         // One that is on its way may be settled, and moved, before the answer is there.
         let in_flight = self.tracker.in_flight();
-        let mut due = runner.ask(runner.store.due(&lanes, &topics, most)).await?;
+        let due = runner.ask(runner.store.due(&lanes, &topics, most)).await;
+        reader.looked_for_due(begun, Instant::now());
+        let mut due = due?;
         if due.is_empty() && !self.tracker.has_parked_keys() {
-            let parked = runner.ask(runner.store.parked_keys(&lanes)).await?;
-            self.tracker.set_parked(!parked.is_empty());
+            let parked = runner.ask(runner.store.parked_keys(&lanes)).await;
+            reader.looked_for_due(begun, Instant::now());
+            self.tracker.set_parked(!parked?.is_empty());
         }
         due.retain(|due| !in_flight.contains(&due.stored.position));
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {
@@ -239,6 +246,7 @@ struct Reader {
     seen: Vec<i16>,
     /// How long the database took for the last read. What sinks take is none of it.
     took: Duration,
+    look_for_due_at: Instant,
     /// Whether the last read left anything.
     more: bool,
     empty: u32,
@@ -252,6 +260,7 @@ impl Reader {
             turn: 0,
             seen: Vec::new(),
             took: Duration::ZERO,
+            look_for_due_at: now,
             more: false,
             empty: 0,
         }
@@ -310,6 +319,11 @@ impl Reader {
             self.last.remove(lane);
         }
         self.empty = self.empty.saturating_add(1);
+    }
+
+    /// Where many keys are parked, looking takes long, and nothing is read meanwhile: not more than a fifth of the time.
+    fn looked_for_due(&mut self, begun: Instant, ended: Instant) {
+        self.look_for_due_at = begun + LOOK_FOR_DUE.max((ended - begun) * 5);
     }
 
     fn found_work(&self) -> bool {
@@ -390,6 +404,18 @@ mod tests {
         assert!(pauses.is_sorted());
         assert_eq!(Some(pauses[0] / 2), after_work);
         assert_eq!(pauses[19], second);
+    }
+
+    #[test]
+    fn looks_for_what_is_due_take_a_fifth_of_the_time_at_most() {
+        let begun = Instant::now();
+        let mut reader = Reader::new(begun);
+        let mut pause_after = |took| {
+            reader.looked_for_due(begun, begun + took);
+            reader.look_for_due_at - (begun + took)
+        };
+        assert_eq!(pause_after(Duration::ZERO), LOOK_FOR_DUE);
+        assert_eq!(pause_after(Duration::from_secs(3)), Duration::from_secs(12));
     }
 
     #[test]
