@@ -9,8 +9,9 @@
 CREATE ROLE IF NOT EXISTS outbox_writer;
 CREATE ROLE IF NOT EXISTS outbox_runner;
 
--- Who publishes writes messages, and can't see or change any, not even its own.
-GRANT INSERT ON outbox TO outbox_writer;
+-- Who publishes writes messages, and can't see or change any, not even its own. When and in which place it was
+-- written is not for it to say: a place of its choice would put it before others, or exhaust the numbers.
+GRANT INSERT (message_id, topic, `partition`, `key`, payload, headers, event_type) ON outbox TO outbox_writer;
 
 -- The runner. It never writes new messages, but moves parked ones back to their places.
 GRANT SELECT, INSERT, DELETE ON outbox TO outbox_runner;

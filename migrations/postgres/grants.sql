@@ -52,9 +52,10 @@ BEGIN
 END
 $do$;
 
--- Who publishes writes messages, and can't see or change any, not even its own. (What it needs besides,
--- the use of the sequence and the doorbell, is granted to everybody by the migration.)
-GRANT INSERT ON outbox TO outbox_writer;
+-- Who publishes writes messages, and can't see or change any, not even its own. When and in which place it was
+-- written is not for it to say: a place of its choice would be passed over. (What it needs besides, the use of the
+-- sequence and the doorbell, is granted to everybody by the migration.)
+GRANT INSERT (message_id, topic, partition, key, payload, headers, event_type) ON outbox TO outbox_writer;
 
 -- The runner. It never writes new messages, but moves parked ones back to their places.
 GRANT SELECT, INSERT, DELETE ON outbox, outbox_archive TO outbox_runner;

@@ -15,7 +15,7 @@ use outbox::sink::{KinesisSink, NatsSink, PubSubSink, RabbitMqSink, SinkConfigEr
 use outbox::store::PostgresStore;
 use outbox::testing::RecordingSink;
 use outbox::{Headers, Message};
-use outbox_tests::database::{Database, Postgres};
+use outbox_tests::database::{Database, MariaDb, Postgres};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -194,6 +194,30 @@ async fn whatever_the_table_takes_is_delivered_or_parked() -> Result<()> {
             .iter()
             .any(|message| message.key() == Some(b"sound"))
     );
+    Ok(())
+}
+
+/// A session that is not strict makes zero of a date that is none, and reads take no time from it.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_date_that_is_none_stops_nobody_on_mariadb() -> Result<()> {
+    let database = MariaDb::create()?;
+    database.plain_sql(
+        "SET sql_mode = ''; INSERT INTO outbox (topic, created_at) VALUES ('dated', '2026-02-31'); \
+         INSERT INTO outbox (topic) VALUES ('sound')",
+    )?;
+    let zeros = "SELECT count(*) AS count FROM outbox WHERE created_at = 0";
+    assert_eq!(database.counts(zeros)?, [1]);
+    let sink = RecordingSink::new();
+    let runner = Runner::builder(database.store()?, sink.clone()).build()?;
+    let both = runner.run_until(async {
+        while sink.delivered().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    tokio::time::timeout(Duration::from_secs(60), both)
+        .await
+        .context("the date stops the runner")??;
     Ok(())
 }
 

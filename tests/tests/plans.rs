@@ -141,7 +141,7 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
                 first.lane, first.id
             ),
             format!(
-                "SELECT * FROM outbox_unpark({fence}, {}::smallint, {}, false)",
+                "SELECT * FROM outbox_unpark({fence}, {}::smallint, {}, false, 1000)",
                 first.lane, first.id
             ),
         ];
@@ -149,6 +149,20 @@ async fn hot_statements_use_the_index_whatever_the_statistics() -> Result<()> {
             assert_indexed(&Explained::run(database.url(), statement).await?);
         }
         connection.batch_execute("ANALYZE")?;
+    }
+    Ok(())
+}
+
+/// Floors rest on it: whatever is drawn later has a higher id.
+#[tokio::test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+async fn a_horizon_tells_no_id_that_was_not_drawn() -> Result<()> {
+    let database = Postgres::create()?;
+    let horizon = || database.counts("SELECT last_id AS count FROM outbox_horizon()");
+    assert_eq!(horizon()?, [0]);
+    for drawn in 1..3 {
+        database.plain_sql("INSERT INTO outbox (topic) VALUES ('t')")?;
+        assert_eq!(horizon()?, [drawn]);
     }
     Ok(())
 }

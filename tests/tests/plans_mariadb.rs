@@ -72,7 +72,7 @@ async fn work(store: &impl Store, runner: &RunnerId, leases: &[Lease]) -> Result
     store
         .refuse_again(runner, leases, first, &refusal())
         .await?;
-    store.unpark(runner, leases, first, true).await?;
+    store.unpark(runner, leases, first, true, 1_000).await?;
     Ok(())
 }
 

@@ -61,6 +61,8 @@ async fn a_writer_can_only_write_messages() -> Result<()> {
         "UPDATE outbox_doorbell SET asleep_until = now()",
         "SELECT last_value FROM outbox_id_seq",
         "SELECT setval('outbox_id_seq', 1)",
+        "INSERT INTO outbox (id, topic) VALUES (1, 't')",
+        "INSERT INTO outbox (topic, created_at) VALUES ('t', now())",
         "SELECT outbox_read('{1}', '{1}', '{1}', 1, '{}', '{}', NULL, '{}', '{}', '{}')",
     ] {
         refused(&writer, statement)?;
@@ -167,6 +169,8 @@ fn a_writer_can_only_write_messages_on_mariadb() -> Result<()> {
         "SELECT 1 FROM outbox_archive",
         "SELECT 1 FROM outbox_dead_letters",
         "UPDATE outbox_lanes SET owner = NULL",
+        "INSERT INTO outbox (id, topic) VALUES (1, 't')",
+        "INSERT INTO outbox (topic, created_at) VALUES ('t', now())",
     ] {
         refused_on_mariadb(&writer, statement)?;
     }

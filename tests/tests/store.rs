@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use diesel::Connection as _;
 use diesel::connection::SimpleConnection as _;
 use outbox::store::{
-    LaneBatch, Lease, MysqlStore, PostgresStore, ReadRequest, RunnerId, Store, StoreErrorKind,
+    LaneBatch, Lease, MysqlStore, Parking, PostgresStore, ReadRequest, Refusal, RunnerId, Store,
+    StoreErrorKind,
 };
 use outbox::testing::MemoryStore;
 use outbox::testing::contract::{self, StoreFixture};
@@ -47,7 +48,87 @@ async fn the_store_keeps_its_contract<D: Database>() -> Result<()> {
     Ok(())
 }
 
-outbox_tests::on_each_database!(async fn: the_store_keeps_its_contract);
+/// An operator copied them back with their ids, and left the originals where they were.
+async fn copies_that_were_put_back_are_no_errors<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let message = |payload| Message::new("t").with_key("k").with_payload(payload);
+    let written = ["refused", "behind", "buried"].map(message);
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, written))?;
+    let store = database.store()?;
+    let runner = runner("owner");
+    let leases = lease(&store, &runner, LONG).await?;
+    let mut request = ReadRequest::default();
+    request.lanes = leases.iter().map(|lease| (lease.lane, 10)).collect();
+    request.max_bytes = usize::MAX;
+    let read = store.read(&request).await?;
+    let [first, second, third] = &read[..] else {
+        anyhow::bail!("{} messages are read", read.len());
+    };
+    let refusal = Refusal {
+        error: "no".into(),
+        attempts: 1,
+        retry_in: None,
+    };
+    let parkings = [(first, Some(refusal)), (second, None)].map(|(stored, refusal)| Parking {
+        position: stored.position,
+        refusal,
+    });
+    let set_aside = async || {
+        store.park(&runner, &leases, &parkings).await?;
+        store
+            .bury(&runner, &leases, third.position, "never")
+            .await?;
+        let (waiting, parked) = database.left()?;
+        anyhow::Ok((waiting, parked, database.dead_letters()?))
+    };
+    let put_back = |table: &str| {
+        const COLUMNS: &str = "id, message_id, topic, \"key\", payload, created_at";
+        database.plain_sql(&format!(
+            "INSERT INTO outbox ({COLUMNS}) SELECT {COLUMNS} FROM {table}"
+        ))
+    };
+
+    assert_eq!(set_aside().await?, (0, 2, 1));
+    put_back("outbox_parked")?;
+    put_back("outbox_dead_letters")?;
+    assert_eq!(set_aside().await?, (0, 2, 1));
+    put_back("outbox_parked")?;
+    let unpark = store.unpark(&runner, &leases, first.position, false, 10);
+    assert!(!unpark.await?.more);
+    assert_eq!(database.left()?, (2, 0));
+    assert_eq!(store.read(&request).await?, read[..2]);
+    Ok(())
+}
+
+/// While the database's clock was days ahead, a runner renewed its leases; then it was killed.
+async fn leases_of_a_clock_that_was_ahead_hold_nobody_up<D: Database>() -> Result<()> {
+    let database = D::create()?;
+    let store = database.store()?;
+    let (ghost, heir) = (runner("ghost"), runner("heir"));
+    let lanes = lease(&store, &ghost, LONG).await?.len();
+    assert!(lease(&store, &heir, LONG).await?.is_empty());
+    let in_days = match D::MIGRATIONS.rsplit('/').next() {
+        Some("postgres") => "clock_timestamp() + interval '2 days'",
+        Some("mysql") => "utc_timestamp(6) + INTERVAL 2 DAY",
+        _ => "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+2 days')",
+    };
+    for table in ["outbox_lanes", "outbox_runners"] {
+        let ghosts =
+            format!("UPDATE {table} SET expires_at = {in_days} WHERE expires_at > '2000-01-01'");
+        database.plain_sql(&ghosts)?;
+    }
+    let granted = store.lease(&heir, LONG).await?;
+    assert_eq!((granted.leases.len(), granted.share), (lanes, lanes));
+    // Where leases are as long as that, they are meant.
+    let days = Duration::from_secs(2 * 86_400);
+    store.lease(&heir, days).await?;
+    assert!(lease(&store, &ghost, days).await?.is_empty());
+    Ok(())
+}
+
+outbox_tests::on_each_database!(async fn: the_store_keeps_its_contract, leases_of_a_clock_that_was_ahead_hold_nobody_up, copies_that_were_put_back_are_no_errors);
 
 /// Nobody listens on these ports.
 #[tokio::test]

@@ -217,13 +217,16 @@ CREATE TABLE outbox_audit (
 
 -- Tells that a runner is alive, renews its lanes, and takes free ones up to its share among the runners
 -- that are alive: 6, 5 and 5 for three, in the order of their ids, so that shares add up to all lanes. A
--- free lane that another runner is taking at this moment is left to it. Under READ COMMITTED a locked
+-- free lane that another runner is taking at this moment is left to it. What ends later
+-- than in an hour, or in twice the time that is asked for, was written while the clock was ahead. Under READ COMMITTED a locked
 -- row is looked at again after the lock was got, so no lane is taken twice.
 CREATE FUNCTION outbox_lease(runner uuid, name text, ttl_ms bigint)
     RETURNS TABLE (share bigint, lane smallint, epoch bigint)
     LANGUAGE sql VOLATILE
 AS $function$
-DELETE FROM outbox_runners WHERE expires_at < clock_timestamp() - interval '1 hour';
+DELETE FROM outbox_runners
+    WHERE expires_at < clock_timestamp() - interval '1 hour'
+        OR expires_at > clock_timestamp() + greatest(interval '1 hour', $3 * interval '2 milliseconds');
 
     INSERT INTO outbox_runners (runner, name, expires_at)
     VALUES ($1, $2, clock_timestamp() + $3 * interval '1 millisecond')
@@ -242,7 +245,8 @@ DELETE FROM outbox_runners WHERE expires_at < clock_timestamp() - interval '1 ho
     ), free AS MATERIALIZED (
         SELECT l.lane
         FROM outbox_lanes AS l
-        WHERE (l.owner IS NULL OR l.expires_at <= clock_timestamp())
+        WHERE (l.owner IS NULL OR l.expires_at <= clock_timestamp()
+                OR l.expires_at > clock_timestamp() + greatest(interval '1 hour', $3 * interval '2 milliseconds'))
             AND l.lane NOT IN (SELECT h.lane FROM held AS h)
         ORDER BY l.lane
         LIMIT greatest(0, (SELECT s.share FROM share AS s) - (SELECT count(*) FROM held))
@@ -360,7 +364,10 @@ CREATE FUNCTION outbox_horizon()
     RETURNS TABLE (last_id bigint, xid bigint, in_progress bigint[])
     LANGUAGE sql VOLATILE
 AS $function$
-WITH drawn AS MATERIALIZED (SELECT s.last_value AS id FROM outbox_id_seq AS s)
+WITH drawn AS MATERIALIZED (
+        -- Of a sequence of which nothing was drawn, `last_value` is what is drawn first.
+        SELECT s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END AS id FROM outbox_id_seq AS s
+    )
     SELECT d.id, pg_current_xact_id()::text::bigint,
         ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS x)
     FROM drawn AS d
@@ -468,6 +475,8 @@ WITH mine AS MATERIALIZED (
         SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
             g.error, g.attempts, clock_timestamp() + g.retry_ms * interval '1 millisecond'
         FROM gone AS g
+        -- It may be there still: somebody has put a copy back.
+        ON CONFLICT DO NOTHING
     )
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;
@@ -542,9 +551,11 @@ WITH RECURSIVE firsts AS (
     SELECT f.lane, f.id, f.attempts, f.next_attempt_at FROM firsts AS f
 $function$;
 
--- Takes out a parked message that was delivered, and moves the others of its key back to their places.
-CREATE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, archive boolean)
-    RETURNS TABLE (lane smallint, epoch bigint)
+-- Moves others of the key of a parked message that was delivered back to their places, up to so many and the
+-- last ones first, and takes out the message itself when none is left. Tells whether there may be more.
+CREATE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, archive boolean,
+    most bigint)
+    RETURNS TABLE (lane smallint, epoch bigint, more boolean)
     LANGUAGE sql VOLATILE
     SET enable_seqscan = off
     SET enable_bitmapscan = off
@@ -560,20 +571,25 @@ WITH mine AS MATERIALIZED (
         WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
         ORDER BY l.lane
         FOR SHARE OF l
-    ), delivered AS (
-        DELETE FROM outbox_parked AS p
+    ), delivered AS MATERIALIZED (
+        SELECT p.lane, p.id, p.ordering_key
+        FROM outbox_parked AS p
         WHERE p.lane = $4 AND p.id = $5 AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
-        RETURNING p.*
-    ), archived AS (
-        INSERT INTO outbox_archive
-            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at)
-        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at
-        FROM delivered
-        WHERE $6
+        FOR UPDATE OF p
+    ), behind AS MATERIALIZED (
+        SELECT b.lane, b.id
+        FROM delivered AS d
+        CROSS JOIN LATERAL (
+            SELECT p.lane, p.id
+            FROM outbox_parked AS p
+            WHERE p.lane = d.lane AND p.ordering_key = d.ordering_key AND p.id <> d.id
+            ORDER BY p.id DESC
+            LIMIT $7
+        ) AS b
     ), rest AS (
         DELETE FROM outbox_parked AS p
-        USING delivered AS d
-        WHERE p.lane = d.lane AND p.ordering_key = d.ordering_key AND p.id <> d.id
+        USING behind AS b
+        WHERE p.lane = b.lane AND p.id = b.id
         RETURNING p.*
     ), back AS (
         INSERT INTO outbox
@@ -581,8 +597,20 @@ WITH mine AS MATERIALIZED (
         SELECT r.id, r.message_id, r.topic, r.partition, r.key, r.payload, r.headers, r.event_type,
             r.created_at
         FROM rest AS r
+        ON CONFLICT DO NOTHING
+    ), gone AS (
+        DELETE FROM outbox_parked AS p
+        USING delivered AS d
+        WHERE p.lane = d.lane AND p.id = d.id AND (SELECT count(*) FROM behind) < $7
+        RETURNING p.*
+    ), archived AS (
+        INSERT INTO outbox_archive
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at
+        FROM gone
+        WHERE $6
     )
-    SELECT m.lane, m.epoch FROM mine AS m
+    SELECT m.lane, m.epoch, (SELECT count(*) FROM behind) >= $7 FROM mine AS m
 $function$;
 
 -- Takes note that a parked message was refused again.

@@ -164,9 +164,9 @@ const COLUMNS: &str = "p.lane, p.id, p.message_id, p.topic, p.partition, p.key, 
 const IS_FIRST: &str = "NOT EXISTS (SELECT FROM outbox_parked AS q WHERE q.lane = p.lane \
     AND q.ordering_key = p.ordering_key AND q.id < p.id)";
 
-/// Whether a parked message `p` may be on its way at this moment: it is due, and its lane has a runner. What
-/// was paused a minute ago is not.
-const MAY_BE_ON_ITS_WAY: &str = "((coalesce(p.next_attempt_at <= clock_timestamp(), false) OR p.attempts = 0) \
+/// Whether a parked message `p` may be on its way at this moment: it is due, or will be before this has
+/// committed, and its lane has a runner. What was paused a minute ago is not.
+const MAY_BE_ON_ITS_WAY: &str = "((coalesce(p.next_attempt_at <= clock_timestamp() + interval '5 seconds', false) OR p.attempts = 0) \
     AND EXISTS (SELECT FROM outbox_lanes AS l WHERE l.lane = p.lane AND l.owner IS NOT NULL \
         AND l.expires_at > clock_timestamp()) \
     AND NOT EXISTS (SELECT FROM outbox_paused AS s WHERE s.topic IN (p.topic, '*') \

@@ -108,6 +108,8 @@ impl<S: Store, K: Sink> RunnerBuilder<S, K> {
     /// For how long a lane is taken. By default 15 s: what a killed runner leaves is taken over by
     /// another one after this time. It is renewed every second, or more often if it is short, and
     /// must be at least one and a half times as long as the sink's [`delivery_timeout`](Sink::delivery_timeout).
+    /// One that is longer than an hour has to be the same for all runners: others take it for one that was written
+    /// while the database's clock was ahead.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;

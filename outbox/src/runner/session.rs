@@ -16,6 +16,10 @@ use super::{RunError, Runner};
 use crate::sink::{Delivery, Outcome, Sink, SinkError};
 use crate::store::{Lease, Paused, Store, StoreError, StoredMessage, TopicFilter};
 
+/// How many messages of a key that was parked are moved back at once: whatever waits of it, leases are renewed
+/// meanwhile.
+pub(super) const UNPARK_AT_ONCE: usize = 1_000;
+
 /// How often the sink is asked how it fares.
 const LOOK_AFTER_SINK: Duration = Duration::from_secs(10);
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::event::{MessageInfo, RunnerEvent};
 use super::refusal::OnRejection;
-use super::session::{Batch, Origin, Place, Sent, Session};
+use super::session::{Batch, Origin, Place, Sent, Session, UNPARK_AT_ONCE};
 use super::{Completion, RunError, Runner, survive};
 use crate::sink::{Outcome, Sink, SinkError, SinkErrorKind};
 use crate::store::{Lease, Parking, Position, Store, StoreError, StoredMessage};
@@ -319,7 +319,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             match outcome {
                 Ok(()) => {
                     let _parking = self.parking.lock().await;
-                    self.insist(|| self.unpark(batch, stored.position)).await?;
+                    while self.insist(|| self.unpark(batch, stored.position)).await? {}
                     key.inspect(|&key| self.tracker.release(key));
                     self.delivered.fetch_add(1, Ordering::Relaxed);
                     let metrics = &self.runner.metrics;
@@ -345,7 +345,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         Ok(())
     }
 
-    async fn unpark(&self, batch: &Batch, position: Position) -> Result<(), StoreError> {
+    /// Whether more of the key is still parked.
+    async fn unpark(&self, batch: &Batch, position: Position) -> Result<bool, StoreError> {
         let Runner {
             store,
             id,
@@ -354,10 +355,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         } = self.runner;
         let archive = settings.completion.archives();
         let leases = self.tracker.own(&batch.leases);
-        let unpark = store.unpark(id, &leases, position, archive);
-        let held = self.runner.ask(unpark).await?;
-        self.notice_lost(&batch.leases, &held);
-        Ok(())
+        let unpark = store.unpark(id, &leases, position, archive, UNPARK_AT_ONCE);
+        let unparked = self.runner.ask(unpark).await?;
+        self.notice_lost(&batch.leases, &unparked.leases);
+        Ok(unparked.more)
     }
 
     async fn refuse_again(&self, batch: &Batch, parking: &Parking) -> Result<(), StoreError> {

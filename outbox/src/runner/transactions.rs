@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::backoff::Backoff;
 use super::event::RunnerEvent;
-use super::session::{Batch, Place, Session};
+use super::session::{Batch, Place, Session, UNPARK_AT_ONCE};
 use super::{RunError, survive};
 use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind, Transactions};
 use crate::store::{LaneBatch, Lease, Position, Store, StoreError, StoredMessage};
@@ -135,8 +135,14 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let positions: Vec<_> = noted.ids.iter().map(position).collect();
         if noted.parked {
             for &position in &positions {
-                let unpark = runner.store.unpark(&runner.id, &leases, position, archive);
-                if runner.ask(unpark).await?.is_empty() {
+                let store = &runner.store;
+                let unpark =
+                    || store.unpark(&runner.id, &leases, position, archive, UNPARK_AT_ONCE);
+                let mut unparked = runner.ask(unpark()).await?;
+                while unparked.more {
+                    unparked = runner.ask(unpark()).await?;
+                }
+                if unparked.leases.is_empty() {
                     return Ok(false);
                 }
             }

@@ -196,16 +196,18 @@ pub trait Store: Send + Sync + 'static {
         refusal: &Refusal,
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
 
-    /// Takes a parked message that was delivered out of the parked ones, and into the archive if it
-    /// is to be kept, and moves all other messages of its key back to the table, in their old
-    /// places.
+    /// Moves the other messages of a parked one's key, which was delivered, back to the table, in their old
+    /// places: up to `most` of them, the last ones first. When none is left, the message itself is taken out, and
+    /// into the archive if it is to be kept. So whatever happens in between, what is parked still has the first
+    /// messages of its key, and is tried in order.
     fn unpark(
         &self,
         runner: &RunnerId,
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
+        most: usize,
+    ) -> impl Future<Output = Result<Unparked, StoreError>> + Send;
 
     /// Removes messages from the archive that were delivered longer than `retention` ago, up to
     /// `most`. Returns how many it removed.
@@ -323,6 +325,13 @@ pub struct Position {
     pub id: i64,
 }
 
+/// No lease lasts longer, where one of this time is asked for: what ends later was written while the database's clock
+/// was ahead.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+fn longest_lease(ttl: Duration) -> Duration {
+    (ttl * 2).max(Duration::from_secs(3_600))
+}
+
 /// What a runner was granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Granted {
@@ -330,6 +339,16 @@ pub struct Granted {
     pub leases: Vec<Lease>,
     /// How many lanes it should hold. The shares of all runners that are alive add up to all lanes.
     pub share: usize,
+}
+
+/// What came of [`Store::unpark`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unparked {
+    /// Those of the leases that the runner holds.
+    pub leases: Vec<Lease>,
+    /// Whether something of the key is left, so that the call is to be repeated. False also where the lane's lease
+    /// is not held: then it is somebody else's to do.
+    pub more: bool,
 }
 
 /// What [`Store::read`] is to read.

@@ -16,7 +16,7 @@ use diesel::{SqliteConnection, sql_query};
 use super::row::MessageRow;
 use super::{
     DueMessage, Granted, Lease, ParkedKey, Parking, Position, ReadRequest, Refusal, RunnerId,
-    Store, StoreError, StoredMessage, TopicFilter,
+    Store, StoreError, StoredMessage, TopicFilter, Unparked, longest_lease,
 };
 
 /// Now, in the form of the tables' times. A `%f` has milliseconds, and the text sorts by time.
@@ -173,12 +173,15 @@ impl Store for SqliteStore {
     async fn lease(&self, runner: &RunnerId, ttl: Duration) -> Result<Granted, StoreError> {
         let id = runner.id.to_string();
         let name = runner.name.clone();
-        let ttl = format!("+{:.3} seconds", ttl.as_secs_f64());
+        let [ttl, longest] =
+            [ttl, longest_lease(ttl)].map(|time| format!("+{:.3} seconds", time.as_secs_f64()));
         self.transaction(move |c| {
             sql_query(concat!(
                 "DELETE FROM outbox_runners WHERE expires_at < ",
-                now!()
+                now!(),
+                " OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?)"
             ))
+            .bind::<Text, _>(&longest)
             .execute(c)?;
             sql_query(
                 "INSERT INTO outbox_runners (runner, name, expires_at) \
@@ -195,10 +198,12 @@ impl Store for SqliteStore {
                     owner = ?1, \
                     expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?2) \
                  WHERE owner IS NULL OR owner = ?1 OR expires_at <= ",
-                now!()
+                now!(),
+                " OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?3)"
             ))
             .bind::<Text, _>(&id)
             .bind::<Text, _>(&ttl)
+            .bind::<Text, _>(&longest)
             .execute(c)?;
             let leases = held(c, &id)?;
             // There is one lane: who has it keeps it.
@@ -314,7 +319,7 @@ impl Store for SqliteStore {
                 sql_query(format!(
                     "INSERT INTO outbox_parked ({COLUMNS}, error, attempts, next_attempt_at) \
                      SELECT {COLUMNS}, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?) \
-                     FROM outbox WHERE id = ?"
+                     FROM outbox WHERE id = ? ON CONFLICT DO NOTHING"
                 ))
                 .bind::<Nullable<Text>, _>(error)
                 .bind::<Integer, _>(i32::try_from(attempts).unwrap_or(i32::MAX))
@@ -341,7 +346,7 @@ impl Store for SqliteStore {
         self.fenced(runner, leases, move |c| {
             sql_query(format!(
                 "INSERT INTO outbox_dead_letters ({COLUMNS}, error) \
-                 SELECT {COLUMNS}, ? FROM outbox WHERE id = ?"
+                 SELECT {COLUMNS}, ? FROM outbox WHERE id = ? ON CONFLICT DO NOTHING"
             ))
             .bind::<Text, _>(error)
             .bind::<BigInt, _>(position.id)
@@ -446,29 +451,14 @@ impl Store for SqliteStore {
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.fenced(runner, leases, move |c| {
-            if archive {
-                sql_query(format!(
-                    "INSERT INTO outbox_archive ({COLUMNS}) SELECT {COLUMNS} FROM outbox_parked \
-                     WHERE id = ?"
-                ))
-                .bind::<BigInt, _>(position.id)
-                .execute(c)?;
-            }
-            sql_query(format!(
-                "INSERT INTO outbox ({WRITTEN}) SELECT {WRITTEN} FROM outbox_parked \
-                 WHERE id <> ?1 AND ordering_key = (SELECT ordering_key FROM outbox_parked WHERE id = ?1)"
-            ))
-            .bind::<BigInt, _>(position.id)
-            .execute(c)?;
-            sql_query(
-                "DELETE FROM outbox_parked \
-                 WHERE ordering_key = (SELECT ordering_key FROM outbox_parked WHERE id = ?)",
-            )
-            .bind::<BigInt, _>(position.id)
-            .execute(c)?;
-            Ok(())
+        most: usize,
+    ) -> Result<Unparked, StoreError> {
+        let id = runner.id.to_string();
+        let leases = leases.to_vec();
+        self.transaction(move |c| {
+            let leases = held_of(c, &id, &leases)?;
+            let more = !leases.is_empty() && unpark(c, position, archive, most)?;
+            Ok(Unparked { leases, more })
         })
         .await
     }
@@ -501,8 +491,7 @@ impl SqliteStore {
         let id = runner.id.to_string();
         let leases = leases.to_vec();
         self.transaction(move |c| {
-            let mut held = held(c, &id)?;
-            held.retain(|lease| leases.contains(lease));
+            let held = held_of(c, &id, &leases)?;
             if !held.is_empty() {
                 work(c)?;
             }
@@ -516,6 +505,57 @@ impl SqliteStore {
 fn retry_in(refusal: &Refusal) -> Option<String> {
     let seconds = refusal.retry_in?.as_secs_f64();
     Some(format!("+{seconds:.3} seconds"))
+}
+
+/// Moves others of the key back, up to so many (one may be there already: somebody has put a copy back), and takes out the message itself when none is left. Whether there
+/// may be more.
+fn unpark(
+    c: &mut SqliteConnection,
+    position: Position,
+    archive: bool,
+    most: usize,
+) -> Result<bool, StoreError> {
+    const LAST: &str = "SELECT id FROM outbox_parked \
+        WHERE id <> ?1 AND ordering_key = (SELECT ordering_key FROM outbox_parked WHERE id = ?1) \
+        ORDER BY id DESC LIMIT ?2";
+    let limit = i64::try_from(most).unwrap_or(i64::MAX);
+    let back = format!(
+        "INSERT INTO outbox ({WRITTEN}) SELECT {WRITTEN} FROM outbox_parked WHERE id IN ({LAST}) \
+         ON CONFLICT DO NOTHING"
+    );
+    sql_query(back)
+        .bind::<BigInt, _>(position.id)
+        .bind::<BigInt, _>(limit)
+        .execute(c)?;
+    let moved = sql_query(format!("DELETE FROM outbox_parked WHERE id IN ({LAST})"))
+        .bind::<BigInt, _>(position.id)
+        .bind::<BigInt, _>(limit)
+        .execute(c)?;
+    if moved >= most {
+        return Ok(true);
+    }
+    if archive {
+        sql_query(format!(
+            "INSERT INTO outbox_archive ({COLUMNS}) SELECT {COLUMNS} FROM outbox_parked WHERE id = ?"
+        ))
+        .bind::<BigInt, _>(position.id)
+        .execute(c)?;
+    }
+    sql_query("DELETE FROM outbox_parked WHERE id = ?")
+        .bind::<BigInt, _>(position.id)
+        .execute(c)?;
+    Ok(false)
+}
+
+/// Those of these leases that this runner holds.
+fn held_of(
+    c: &mut SqliteConnection,
+    runner: &str,
+    leases: &[Lease],
+) -> Result<Vec<Lease>, StoreError> {
+    let mut held = held(c, runner)?;
+    held.retain(|lease| leases.contains(lease));
+    Ok(held)
 }
 
 /// The lease of this runner on the one lane, if it holds it and it has not ended.

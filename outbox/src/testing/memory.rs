@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::store::{
     Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Position, ReadRequest,
-    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter, Unparked,
 };
 use crate::{Error, Message, OrderingKey, OutboxEvent};
 
@@ -371,20 +371,15 @@ impl Store for MemoryStore {
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> Result<Vec<Lease>, StoreError> {
+        most: usize,
+    ) -> Result<Unparked, StoreError> {
         let mut outbox = self.lock();
         let held = outbox.held(runner, leases);
-        if held.covers(&position)
-            && let Some(Parked { stored, .. }) = outbox.parked.remove(&position)
-        {
-            for behind in outbox.parked_like(&stored.message) {
-                if let Some(parked) = outbox.parked.remove(&behind) {
-                    outbox.waiting.insert(behind, parked.stored);
-                }
-            }
-            outbox.delivered(stored, archive);
-        }
-        Ok(held.0)
+        let more = held.covers(&position) && outbox.unpark(position, archive, most);
+        Ok(Unparked {
+            leases: held.0,
+            more,
+        })
     }
 
     async fn note_batches(
@@ -555,6 +550,25 @@ impl Outbox {
         same.filter(|(_, parked)| key_of(&parked.stored.message) == key)
             .map(|(position, _)| *position)
             .collect()
+    }
+
+    /// Whether there may be more of the key.
+    fn unpark(&mut self, position: Position, archive: bool, most: usize) -> bool {
+        let Some(Parked { stored, .. }) = self.parked.get(&position) else {
+            return false;
+        };
+        let mut behind = self.parked_like(&stored.message);
+        behind.retain(|&other| other != position);
+        let more = behind.len() >= most;
+        for behind in behind.into_iter().rev().take(most) {
+            if let Some(parked) = self.parked.remove(&behind) {
+                self.waiting.insert(behind, parked.stored);
+            }
+        }
+        if !more && let Some(Parked { stored, .. }) = self.parked.remove(&position) {
+            self.delivered(stored, archive);
+        }
+        more
     }
 
     fn delivered(&mut self, stored: StoredMessage, archive: bool) {

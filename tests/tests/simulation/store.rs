@@ -7,7 +7,7 @@ use std::time::Duration;
 use outbox::Message;
 use outbox::store::{
     DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position, ReadRequest,
-    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
+    Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter, Unparked,
 };
 use outbox::testing::MemoryStore;
 use uuid::Uuid;
@@ -368,11 +368,16 @@ impl Store for FaultyStore {
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> Result<Vec<Lease>, StoreError> {
+        _: usize,
+    ) -> Result<Unparked, StoreError> {
+        // So few that there are several portions.
+        const MOST: usize = 2;
         let leases = leases.to_vec();
         self.call(move |database, runner| async move {
             let outbox = &database.outbox;
-            outbox.unpark(&runner, &leases, position, archive).await
+            outbox
+                .unpark(&runner, &leases, position, archive, MOST)
+                .await
         })
         .await
     }

@@ -54,31 +54,37 @@ pub(super) enum Change<'a> {
     Unpark {
         position: Position,
         archive: bool,
+        most: usize,
     },
 }
 
 impl Change<'_> {
-    /// Makes it, of messages in lanes that are held.
-    pub(super) async fn make(self, conn: &mut Conn, held: &[Lease]) -> Result<(), StoreError> {
+    /// Makes it, of messages in lanes that are held. Whether a part of it is still to be made.
+    pub(super) async fn make(self, conn: &mut Conn, held: &[Lease]) -> Result<bool, StoreError> {
         let holds = |position: Position| held.iter().any(|lease| lease.lane == position.lane);
         match self {
             Self::Settle { delivered, archive } => {
                 let ours = delivered.iter().copied().filter(|p| holds(*p));
-                settle(conn, ours, archive).await
+                settle(conn, ours, archive).await?;
             }
             Self::Park { messages } => {
                 let ours = messages.iter().filter(|m| holds(m.position));
-                park(conn, ours).await
+                park(conn, ours).await?;
             }
-            Self::Bury { position, error } if holds(position) => bury(conn, position, error).await,
+            Self::Bury { position, error } if holds(position) => {
+                bury(conn, position, error).await?;
+            }
             Self::RefuseAgain { position, refusal } if holds(position) => {
-                refuse_again(conn, position, refusal).await
+                refuse_again(conn, position, refusal).await?;
             }
-            Self::Unpark { position, archive } if holds(position) => {
-                unpark(conn, position, archive).await
-            }
-            Self::Bury { .. } | Self::RefuseAgain { .. } | Self::Unpark { .. } => Ok(()),
+            Self::Unpark {
+                position,
+                archive,
+                most,
+            } if holds(position) => return unpark(conn, position, archive, most).await,
+            Self::Bury { .. } | Self::RefuseAgain { .. } | Self::Unpark { .. } => {}
         }
+        Ok(false)
     }
 }
 
@@ -160,6 +166,7 @@ async fn park(conn: &mut Conn, messages: impl Iterator<Item = &Parking>) -> Resu
         })
         .collect();
     let rows = json!(rows).to_string();
+    // It may be there still: somebody has put a copy back.
     let statement = format!(
         "INSERT INTO outbox_parked ({COLUMNS}, error, attempts, next_attempt_at) \
          SELECT {MOVED}, d.error, d.attempts, utc_timestamp(6) + INTERVAL d.retry MICROSECOND \
@@ -167,7 +174,8 @@ async fn park(conn: &mut Conn, messages: impl Iterator<Item = &Parking>) -> Resu
                 lane smallint PATH '$[0]', id bigint PATH '$[1]', error longtext PATH '$[2]', \
                 attempts int PATH '$[3]', retry bigint PATH '$[4]' \
             )) AS d \
-         STRAIGHT_JOIN outbox AS o ON o.id = d.id AND o.lane = d.lane FOR UPDATE"
+         STRAIGHT_JOIN outbox AS o ON o.id = d.id AND o.lane = d.lane FOR UPDATE \
+         ON DUPLICATE KEY UPDATE attempts = outbox_parked.attempts"
     );
     sql::execute(conn, statement, vec![(&rows).into()]).await?;
     delete(conn, rows).await
@@ -213,9 +221,14 @@ async fn refuse_again(
     Ok(())
 }
 
-/// Takes out a parked message that was delivered, and moves the others of its key back to their places:
-/// just those that are seen at the beginning, since another may be queued up meanwhile.
-async fn unpark(conn: &mut Conn, position: Position, archive: bool) -> Result<(), StoreError> {
+/// Moves others of the key of a parked message that was delivered back to their places: just those that are seen
+/// at the beginning, since another may be queued up meanwhile. Takes out the message itself when none is left.
+async fn unpark(
+    conn: &mut Conn,
+    position: Position,
+    archive: bool,
+    most: usize,
+) -> Result<bool, StoreError> {
     let mut delivered = sql::query(
         conn,
         "SELECT ordering_key FROM outbox_parked WHERE id = ? AND lane = ? FOR UPDATE",
@@ -223,35 +236,52 @@ async fn unpark(conn: &mut Conn, position: Position, archive: bool) -> Result<()
     )
     .await?;
     let Some(delivered) = delivered.first_mut() else {
-        return Ok(());
+        return Ok(false);
     };
     let key: Vec<u8> = delivered.next()?;
+    let mut ids = Vec::new();
+    for mut row in sql::query(
+        conn,
+        "SELECT id FROM outbox_parked FORCE INDEX (outbox_parked_by_key) \
+         WHERE lane = ? AND ordering_key = ? AND id <> ? ORDER BY id DESC LIMIT ? FOR UPDATE",
+        vec![
+            position.lane.into(),
+            key.into(),
+            position.id.into(),
+            sql::count(most).into(),
+        ],
+    )
+    .await?
+    {
+        ids.push(row.next::<i64>()?);
+    }
+    let more = ids.len() >= most;
+    let behind = json!(ids).to_string();
+    const AT_IDS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (parked bigint PATH '$')) AS d \
+        STRAIGHT_JOIN outbox_parked AS o ON o.id = d.parked";
+    // One may be there already: somebody has put a copy back.
+    let statement = format!(
+        "INSERT INTO outbox ({WRITTEN}) SELECT {WRITTEN} FROM {AT_IDS} \
+         WHERE NOT EXISTS (SELECT 1 FROM outbox AS there WHERE there.id = d.parked)"
+    );
+    sql::execute(conn, statement, vec![(&behind).into()]).await?;
+    sql::execute(conn, format!("DELETE o FROM {AT_IDS}"), vec![behind.into()]).await?;
+    if more {
+        return Ok(true);
+    }
     if archive {
         let statement = format!(
             "INSERT INTO outbox_archive ({COLUMNS}) SELECT {COLUMNS} FROM outbox_parked WHERE id = ?"
         );
         sql::execute(conn, statement, vec![position.id.into()]).await?;
     }
-    let mut ids = Vec::new();
-    for mut row in sql::query(
+    sql::execute(
         conn,
-        "SELECT id FROM outbox_parked FORCE INDEX (outbox_parked_by_key) \
-         WHERE lane = ? AND ordering_key = ? ORDER BY id FOR UPDATE",
-        vec![position.lane.into(), key.into()],
+        "DELETE FROM outbox_parked WHERE id = ? AND lane = ?",
+        vec![position.id.into(), position.lane.into()],
     )
-    .await?
-    {
-        ids.push(row.next::<i64>()?);
-    }
-    let all = json!(ids).to_string();
-    ids.retain(|id| *id != position.id);
-    let others = json!(ids).to_string();
-    const AT_IDS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (parked bigint PATH '$')) AS d \
-        STRAIGHT_JOIN outbox_parked AS o ON o.id = d.parked";
-    let statement = format!("INSERT INTO outbox ({WRITTEN}) SELECT {WRITTEN} FROM {AT_IDS}");
-    sql::execute(conn, statement, vec![others.into()]).await?;
-    sql::execute(conn, format!("DELETE o FROM {AT_IDS}"), vec![all.into()]).await?;
-    Ok(())
+    .await?;
+    Ok(false)
 }
 
 /// The oldest ones, in their order.

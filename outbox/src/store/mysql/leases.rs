@@ -7,10 +7,24 @@ use std::time::Duration;
 use outbox_mysql_driver::mysql_async::{Conn, Value};
 use serde_json::json;
 
+use super::super::longest_lease;
 use super::{Granted, Lease, RunnerId, StoreError, sql};
 
 /// How many lanes there are.
 const LANES: usize = 16;
+
+/// Whether anybody may take a lane. Its parameter is [`longest`].
+const IS_FREE: &str = "owner IS NULL OR expires_at <= utc_timestamp(6) \
+    OR expires_at > utc_timestamp(6) + INTERVAL ? MICROSECOND";
+
+/// Whether a runner can be forgotten. Its parameter is [`longest`].
+const IS_GONE: &str = "expires_at < utc_timestamp(6) - INTERVAL 1 HOUR \
+    OR expires_at > utc_timestamp(6) + INTERVAL ? MICROSECOND";
+
+/// What ends later than this was written while the clock was ahead.
+fn longest(ttl: Duration) -> Value {
+    sql::micros(longest_lease(ttl)).into()
+}
 
 /// Tells that the runner is alive, renews its lanes, and takes free ones up to its share. A free lane that
 /// another runner is taking at this moment, or that one whose lease has ended is settling in, is left alone.
@@ -20,7 +34,7 @@ pub(super) async fn lease(
     ttl: Duration,
 ) -> Result<Granted, StoreError> {
     let id = runner.id.to_string();
-    let ttl = Value::from(sql::micros(ttl));
+    let (ttl, longest) = (Value::from(sql::micros(ttl)), longest(ttl));
     sql::execute(
         conn,
         "INSERT INTO outbox_runners (runner, name, expires_at) \
@@ -34,14 +48,13 @@ pub(super) async fn lease(
         ],
     )
     .await?;
-    let share = share(conn, &id).await?;
+    let share = share(conn, &id, &longest).await?;
 
     let (mut held, mut free) = (Vec::new(), Vec::new());
     for mut row in sql::query(
         conn,
-        "SELECT lane, coalesce(owner = ?, 0), owner IS NULL OR expires_at <= utc_timestamp(6) \
-         FROM outbox_lanes ORDER BY lane",
-        vec![(&id).into()],
+        format!("SELECT lane, coalesce(owner = ?, 0), {IS_FREE} FROM outbox_lanes ORDER BY lane"),
+        vec![(&id).into(), longest.clone()],
     )
     .await?
     {
@@ -63,7 +76,7 @@ pub(super) async fn lease(
     }
     let room = share.saturating_sub(held.len());
     if room > 0 && !free.is_empty() {
-        take(conn, &id, ttl, free, room).await?;
+        take(conn, &id, ttl, longest, free, room).await?;
     }
 
     let mut granted = Granted {
@@ -87,30 +100,31 @@ pub(super) async fn lease(
 
 /// The runner's share of the lanes: 6, 5 and 5 for three, in the order of their ids, so that shares add up
 /// to all lanes. Forgets runners that have been gone for long.
-async fn share(conn: &mut Conn, id: &str) -> Result<usize, StoreError> {
+async fn share(conn: &mut Conn, id: &str, longest: &Value) -> Result<usize, StoreError> {
     let (mut alive, mut rank) = (0, 0);
     let mut gone = Vec::new();
     for mut row in sql::query(
         conn,
-        "SELECT runner, expires_at > utc_timestamp(6), expires_at < utc_timestamp(6) - INTERVAL 1 HOUR \
-         FROM outbox_runners",
-        Vec::new(),
+        format!("SELECT runner, expires_at > utc_timestamp(6), {IS_GONE} FROM outbox_runners"),
+        vec![longest.clone()],
     )
     .await?
     {
         let (runner, is_alive, is_gone): (String, bool, bool) =
             (row.next()?, row.next()?, row.next()?);
-        alive += usize::from(is_alive);
-        rank += usize::from(is_alive && *runner < *id);
         if is_gone {
             gone.push(Value::from(runner));
+        } else {
+            alive += usize::from(is_alive);
+            rank += usize::from(is_alive && *runner < *id);
         }
     }
     if !gone.is_empty() {
         let statement = format!(
-            "DELETE FROM outbox_runners WHERE runner IN ({}) AND expires_at < utc_timestamp(6)",
+            "DELETE FROM outbox_runners WHERE runner IN ({}) AND ({IS_GONE})",
             sql::placeholders(gone.len())
         );
+        gone.push(longest.clone());
         sql::execute(conn, statement, gone).await?;
     }
     let alive = alive.max(1);
@@ -122,16 +136,17 @@ async fn take(
     conn: &mut Conn,
     id: &str,
     ttl: Value,
+    longest: Value,
     free: Vec<Value>,
     room: usize,
 ) -> Result<(), StoreError> {
     let statement = format!(
         "SELECT lane FROM outbox_lanes FORCE INDEX (PRIMARY) \
-         WHERE lane IN ({}) AND (owner IS NULL OR expires_at <= utc_timestamp(6)) \
+         WHERE lane IN ({}) AND ({IS_FREE}) \
          ORDER BY lane LIMIT ? FOR UPDATE SKIP LOCKED",
         sql::placeholders(free.len())
     );
-    let parameters = [free, vec![sql::count(room).into()]].concat();
+    let parameters = [free, vec![longest, sql::count(room).into()]].concat();
     let mut taken = Vec::new();
     for mut row in sql::query(conn, statement, parameters).await? {
         taken.push(Value::from(row.next::<i16>()?));

@@ -25,7 +25,8 @@ use self::connect::Connector;
 use self::fenced::Change;
 use super::{
     Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused, Position,
-    ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter, no_connection,
+    ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter, Unparked,
+    no_connection,
 };
 
 pub use self::builder::MysqlStoreBuilder;
@@ -134,14 +135,22 @@ impl MysqlStore {
         leases: &[Lease],
         change: Change<'_>,
     ) -> Result<Vec<Lease>, StoreError> {
+        Ok(self.change_some(runner, leases, change).await?.leases)
+    }
+
+    /// Makes a change, or a part of one that is made in portions.
+    async fn change_some(
+        &self,
+        runner: &RunnerId,
+        leases: &[Lease],
+        change: Change<'_>,
+    ) -> Result<Unparked, StoreError> {
         let mut attempt = 1;
         loop {
             let made = self.transaction(async |c| {
-                let held = fenced::hold(c, runner, leases, fenced::Lock::Shared).await?;
-                if !held.is_empty() {
-                    change.make(c, &held).await?;
-                }
-                Ok(held)
+                let leases = fenced::hold(c, runner, leases, fenced::Lock::Shared).await?;
+                let more = !leases.is_empty() && change.make(c, &leases).await?;
+                Ok(Unparked { leases, more })
             });
             match made.await {
                 Err(error) if attempt < ATTEMPTS && sql::is_deadlock(&error) => attempt += 1,
@@ -256,9 +265,14 @@ impl Store for MysqlStore {
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.change(runner, leases, Change::Unpark { position, archive })
-            .await
+        most: usize,
+    ) -> Result<Unparked, StoreError> {
+        let change = Change::Unpark {
+            position,
+            archive,
+            most,
+        };
+        self.change_some(runner, leases, change).await
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {

@@ -216,7 +216,8 @@ fn stored(mut row: sql::Columns) -> Result<StoredMessage, StoreError> {
         lane: row.next()?,
         id: row.next()?,
     };
-    let created_at = time(row.next()?);
+    // A session that is not strict can write a date that is none.
+    let created_at = time(row.next::<Option<i64>>()?.unwrap_or(0));
     let columns = Columns {
         id: message_id(&row.next::<String>()?),
         topic: row.next()?,

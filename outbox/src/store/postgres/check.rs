@@ -33,7 +33,7 @@ const FUNCTIONS: [&str; 15] = [
     "outbox_release(smallint[], bigint[], uuid)",
     "outbox_ring(oid, smallint)",
     "outbox_settle(smallint[], bigint[], uuid, smallint[], bigint[], bigint[], bigint[])",
-    "outbox_unpark(smallint[], bigint[], uuid, smallint, bigint, boolean)",
+    "outbox_unpark(smallint[], bigint[], uuid, smallint, bigint, boolean, bigint)",
 ];
 
 /// Whether it is there, all of it, in this schema if one is named, and can be written to.

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
-use super::{LaneBatch, Lease, Parking, Position, Refusal, RunnerId, StoreError, arrays, millis};
+use super::{
+    LaneBatch, Lease, Parking, Position, Refusal, RunnerId, StoreError, Unparked, arrays, millis,
+};
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -18,6 +20,17 @@ async fn fenced(
     leases: &[Lease],
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Lease>, StoreError> {
+    let rows = call_fenced(client, call, runner, leases, parameters).await?;
+    rows.iter().map(lease).collect()
+}
+
+async fn call_fenced(
+    client: &Client,
+    call: &str,
+    runner: &RunnerId,
+    leases: &[Lease],
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, StoreError> {
     let (lanes, epochs) = arrays(leases);
     let fence: [Parameter<'_>; 3] = [
         (&lanes, Type::INT2_ARRAY),
@@ -25,13 +38,12 @@ async fn fenced(
         (&runner.id, Type::UUID),
     ];
     let parameters: Vec<_> = fence.iter().chain(parameters).cloned().collect();
-    let rows = client.query_typed(call, &parameters).await?;
-    rows.iter()
-        .map(|row| {
-            let (lane, epoch) = (row.try_get(0)?, row.try_get(1)?);
-            Ok(Lease { lane, epoch })
-        })
-        .collect()
+    Ok(client.query_typed(call, &parameters).await?)
+}
+
+fn lease(row: &Row) -> Result<Lease, StoreError> {
+    let (lane, epoch) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(Lease { lane, epoch })
 }
 
 /// What PostgreSQL takes for text. It knows no NUL, and a reason can quote what somebody wrote.
@@ -172,14 +184,21 @@ pub(super) async fn unpark(
     leases: &[Lease],
     position: Position,
     archive: bool,
-) -> Result<Vec<Lease>, StoreError> {
-    let parameters: [Parameter<'_>; 3] = [
+    most: usize,
+) -> Result<Unparked, StoreError> {
+    let parameters: [Parameter<'_>; 4] = [
         (&position.lane, Type::INT2),
         (&position.id, Type::INT8),
         (&archive, Type::BOOL),
+        (&i64::try_from(most).unwrap_or(i64::MAX), Type::INT8),
     ];
-    let call = "SELECT lane, epoch FROM outbox_unpark($1, $2, $3, $4, $5, $6)";
-    fenced(client, call, runner, leases, &parameters).await
+    let call = "SELECT lane, epoch, more FROM outbox_unpark($1, $2, $3, $4, $5, $6, $7)";
+    let rows = call_fenced(client, call, runner, leases, &parameters).await?;
+    let more = rows.first().map(|row| row.try_get(2)).transpose()?;
+    Ok(Unparked {
+        leases: rows.iter().map(lease).collect::<Result<_, _>>()?,
+        more: more.unwrap_or_default(),
+    })
 }
 
 pub(super) async fn note_batches(

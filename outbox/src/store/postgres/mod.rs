@@ -31,7 +31,7 @@ use self::floor::Floors;
 use super::{
     ALL_TOPICS, Backlog, DueMessage, Granted, LaneBatch, Lease, ParkedKey, Parking, Paused,
     Position, ReadRequest, Refusal, RunnerId, Store, StoreError, StoredMessage, TopicFilter,
-    no_connection,
+    Unparked, no_connection,
 };
 
 pub(crate) use self::read::paused;
@@ -281,13 +281,14 @@ impl Store for PostgresStore {
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> Result<Vec<Lease>, StoreError> {
+        most: usize,
+    ) -> Result<Unparked, StoreError> {
         self.floors().unparking(position.lane);
-        let held = self
-            .with(async |c| fenced::unpark(c, runner, leases, position, archive).await)
+        let unparked = self
+            .with(async |c| fenced::unpark(c, runner, leases, position, archive, most).await)
             .await?;
         self.floors().unparked(position.lane);
-        Ok(held)
+        Ok(unparked)
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {

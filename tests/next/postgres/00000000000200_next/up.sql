@@ -42,12 +42,15 @@ WITH mine AS MATERIALIZED (
         SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at,
             trace_id, g.error, g.attempts, clock_timestamp() + g.retry_ms * interval '1 millisecond'
         FROM gone AS g
+        -- It may be there still: somebody has put a copy back.
+        ON CONFLICT DO NOTHING
     )
     SELECT m.lane, m.epoch FROM mine AS m
 $function$;
 
-CREATE OR REPLACE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, archive boolean)
-    RETURNS TABLE (lane smallint, epoch bigint)
+CREATE OR REPLACE FUNCTION outbox_unpark(held smallint[], epochs bigint[], runner uuid, lane smallint, id bigint, archive boolean,
+    most bigint)
+    RETURNS TABLE (lane smallint, epoch bigint, more boolean)
     LANGUAGE sql VOLATILE
     SET enable_seqscan = off
     SET enable_bitmapscan = off
@@ -63,20 +66,25 @@ WITH mine AS MATERIALIZED (
         WHERE l.owner = $3 AND l.expires_at > clock_timestamp()
         ORDER BY l.lane
         FOR SHARE OF l
-    ), delivered AS (
-        DELETE FROM outbox_parked AS p
+    ), delivered AS MATERIALIZED (
+        SELECT p.lane, p.id, p.ordering_key
+        FROM outbox_parked AS p
         WHERE p.lane = $4 AND p.id = $5 AND p.lane = ANY (ARRAY(SELECT m.lane FROM mine AS m))
-        RETURNING p.*
-    ), archived AS (
-        INSERT INTO outbox_archive
-            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id)
-        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id
-        FROM delivered
-        WHERE $6
+        FOR UPDATE OF p
+    ), behind AS MATERIALIZED (
+        SELECT b.lane, b.id
+        FROM delivered AS d
+        CROSS JOIN LATERAL (
+            SELECT p.lane, p.id
+            FROM outbox_parked AS p
+            WHERE p.lane = d.lane AND p.ordering_key = d.ordering_key AND p.id <> d.id
+            ORDER BY p.id DESC
+            LIMIT $7
+        ) AS b
     ), rest AS (
         DELETE FROM outbox_parked AS p
-        USING delivered AS d
-        WHERE p.lane = d.lane AND p.ordering_key = d.ordering_key AND p.id <> d.id
+        USING behind AS b
+        WHERE p.lane = b.lane AND p.id = b.id
         RETURNING p.*
     ), back AS (
         INSERT INTO outbox
@@ -84,8 +92,20 @@ WITH mine AS MATERIALIZED (
         SELECT r.id, r.message_id, r.topic, r.partition, r.key, r.payload, r.headers, r.event_type,
             r.created_at, r.trace_id
         FROM rest AS r
+        ON CONFLICT DO NOTHING
+    ), gone AS (
+        DELETE FROM outbox_parked AS p
+        USING delivered AS d
+        WHERE p.lane = d.lane AND p.id = d.id AND (SELECT count(*) FROM behind) < $7
+        RETURNING p.*
+    ), archived AS (
+        INSERT INTO outbox_archive
+            (id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id)
+        SELECT id, lane, message_id, topic, partition, key, payload, headers, event_type, created_at, trace_id
+        FROM gone
+        WHERE $6
     )
-    SELECT m.lane, m.epoch FROM mine AS m
+    SELECT m.lane, m.epoch, (SELECT count(*) FROM behind) >= $7 FROM mine AS m
 $function$;
 
 CREATE FUNCTION outbox_read_with_trace(lanes smallint[], most bigint[], floors bigint[], large bigint, exclude bigint[],

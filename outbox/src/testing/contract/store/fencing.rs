@@ -82,7 +82,10 @@ impl Change {
                 let refuse = store.refuse_again(runner, leases, retried, &refusal);
                 refuse.await?
             }
-            Self::Unpark => store.unpark(runner, leases, retried, false).await?,
+            Self::Unpark => {
+                let unpark = store.unpark(runner, leases, retried, false, 1_000);
+                unpark.await?.leases
+            }
         };
         Ok(held)
     }

@@ -142,6 +142,7 @@ async fn violations<F: StoreFixture>(
             a_first_message_that_was_never_tried_is_due,
             a_message_refused_again_waits_anew,
             unparking_restores_the_key_in_its_old_places,
+            unparking_goes_from_the_last_to_the_first,
             unparking_concerns_one_key,
             parking_and_unparking_twice_do_no_harm,
         }
@@ -301,9 +302,14 @@ impl<'f, F: StoreFixture> Owner<'f, F> {
 
     async fn unpark(&self, position: Position, archive: bool) -> Case {
         let (runner, leases) = (&self.runner, &self.leases);
-        let held = self.store.unpark(runner, leases, position, archive);
-        let held = held.await?;
-        self.require_all(&held)
+        loop {
+            let unpark = self.store.unpark(runner, leases, position, archive, 2);
+            let unparked = unpark.await?;
+            self.require_all(&unparked.leases)?;
+            if !unparked.more {
+                return Ok(());
+            }
+        }
     }
 
     fn require_all(&self, held: &[Lease]) -> Case {

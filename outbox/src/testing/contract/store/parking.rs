@@ -237,6 +237,41 @@ pub(super) async fn unparking_restores_the_key_in_its_old_places<F: StoreFixture
     Ok(())
 }
 
+/// So that, if it stops in between, what is tried next of the key is the right one.
+pub(super) async fn unparking_goes_from_the_last_to_the_first<F: StoreFixture>(f: &F) -> Case {
+    let owner = Owner::new(f).await?;
+    let all = owner.insert(&keyed("k", 5)).await?;
+    let mut parkings = vec![refused(all[0].position)];
+    parkings.extend(all[1..].iter().map(|stored| behind(stored.position)));
+    owner.park(&parkings).await?;
+    for (waiting, more) in [(&all[3..], true), (&all[1..], true), (&all[1..], false)] {
+        let contents = owner.contents().await?;
+        require!(
+            contents.keys.len() == 1 && contents.due[0].stored == all[0],
+            "before the last portion, the first message is not the one that is tried: {contents:?}"
+        );
+        let unpark = owner
+            .store
+            .unpark(&owner.runner, &owner.leases, all[0].position, false, 2);
+        let unparked = unpark.await?;
+        owner.require_all(&unparked.leases)?;
+        let back = owner.waiting().await?.into_iter().sorted();
+        require!(
+            back == waiting && unparked.more == more,
+            "two more were to be moved back, up to {:?}: {:?} are there, and it was told that {} left",
+            positions(waiting),
+            positions(&back),
+            if unparked.more { "some are" } else { "none is" }
+        );
+    }
+    let contents = owner.contents().await?;
+    require!(
+        contents.keys.is_empty() && contents.due.is_empty(),
+        "something is still parked: {contents:?}"
+    );
+    Ok(())
+}
+
 pub(super) async fn unparking_concerns_one_key<F: StoreFixture>(f: &F) -> Case {
     let owner = Owner::new(f).await?;
     let in_partition = |key: &str| Message::new("t").with_partition(1).with_key(key);

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::fencing::Change;
 use super::*;
-use crate::store::{Granted, StoreError};
+use crate::store::{Granted, StoreError, Unparked};
 use crate::testing::MemoryStore;
 
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,7 @@ enum Flaw {
     TellsNoKeylessAsParked,
     ForgetsANewRefusal,
     LosesWhatIsBehind,
+    UnparksAllAtOnce,
     NeverArchives,
     AlwaysArchives,
     IgnoresTheRetention,
@@ -300,19 +301,29 @@ impl Store for Flawed {
         leases: &[Lease],
         position: Position,
         archive: bool,
-    ) -> Result<Vec<Lease>, StoreError> {
+        most: usize,
+    ) -> Result<Unparked, StoreError> {
         let (runner, entitled) = self.entitled(Change::Unpark, runner, leases);
         let before = positions(&self.store.waiting());
         let archive = self.archives(archive);
-        let unpark = self.store.unpark(&runner, &entitled, position, archive);
-        let held = unpark.await?;
+        let most = match self.flaw {
+            Flaw::UnparksAllAtOnce => usize::MAX,
+            _ => most,
+        };
+        let unpark = self
+            .store
+            .unpark(&runner, &entitled, position, archive, most);
+        let unparked = unpark.await?;
         if matches!(self.flaw, Flaw::LosesWhatIsBehind) {
             let mut restored = positions(&self.store.waiting());
             restored.retain(|position| !before.contains(position));
             let lose = self.store.settle(&runner, &entitled, &restored, false);
             lose.await?;
         }
-        Ok(self.held(held, leases))
+        Ok(Unparked {
+            leases: self.held(unparked.leases, leases),
+            ..unparked
+        })
     }
 
     async fn clean_archive(&self, retention: Duration, most: usize) -> Result<usize, StoreError> {
@@ -490,6 +501,10 @@ async fn a_flawed_store_is_caught_by_the_rule_that_it_breaks() {
         (
             Flaw::LosesWhatIsBehind,
             "unparking restores the key in its old places",
+        ),
+        (
+            Flaw::UnparksAllAtOnce,
+            "unparking goes from the last to the first",
         ),
         (Flaw::LosesWhatIsBehind, "unparking concerns one key"),
         (Flaw::NeverArchives, "what is to be kept is archived"),
