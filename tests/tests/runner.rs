@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use diesel::Connection as _;
+use diesel::connection::SimpleConnection as _;
 use outbox::operator::{Note, Operator};
 use outbox::runner::{
     Completion, Health, OnRejection, RunError, Runner, RunnerBuilder, RunnerEvent, RunnerThread,
@@ -19,6 +20,7 @@ use outbox::{Message, publish_all};
 
 use outbox_tests::database::{Database, Postgres, SqliteFile};
 use outbox_tests::messages::{assert_order, distinct, keyed};
+use outbox_tests::rig::wait_until;
 
 fn builder<D: Database>(
     database: &D,
@@ -197,7 +199,7 @@ async fn a_missing_topic_holds_up_its_own_messages_only<D: Database>() -> Result
             Ok(())
         }
     });
-    let broker = broker.with_delay(LATE);
+    let broker = broker.with_delay(3 * LATE);
     let runner = start(&database, &broker)?;
     let log = broker.wait_until(|log| log.len() == COUNT).await;
     assert!(log.iter().all(|message| message.topic() == "there"));
@@ -625,6 +627,62 @@ async fn on_postgres_runners_share_the_lanes() -> Result<()> {
     assert_order(&log);
     let nobody = owned(&database)?;
     assert!(nobody.is_empty(), "{nobody:?}");
+    Ok(())
+}
+
+/// Settling takes long. If its runner is killed meanwhile, what is first of a key among the parked ones is tried next.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn nothing_is_parked_before_the_refused_message_it_stands_behind() -> Result<()> {
+    let database = Postgres::create()?;
+    let message = |key: &str, payload: &str| {
+        Message::new("t")
+            .with_key(key.to_owned())
+            .with_payload(payload.to_owned())
+    };
+    let mut connection = database.connect()?;
+    let keys = ["delivered", "k", "other"].map(|key| message(key, ""));
+    publish(&database, &keys)?;
+    let lanes = database.counts("SELECT lane::bigint AS count FROM outbox ORDER BY id")?;
+    assert!(!lanes[1..].contains(&lanes[0]), "{lanes:?}");
+    connection.batch_execute("DELETE FROM outbox")?;
+
+    let sink = RecordingSink::new().answering(|message, _| match message.payload() {
+        Some(b"refused") => Err(SinkError::rejected("not this one")),
+        _ => Ok(()),
+    });
+    let runner = builder(&database, &sink)?
+        .on_rejection(OnRejection::Park { attempts: 1 })
+        .build()?;
+    let health = runner.health();
+    let runner = runner.spawn()?;
+    wait_until("it serves all lanes", || {
+        Ok(health.get().lanes().len() == 16)
+    })?;
+    let lock = "BEGIN; SELECT FROM outbox_lanes WHERE lane =";
+    connection.batch_execute(&format!("{lock} {} FOR UPDATE", lanes[0]))?;
+    publish(
+        &database,
+        &[message("delivered", "good"), message("k", "refused")],
+    )?;
+    wait_until("settling waits for the lock", || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+            AND wait_event_type = 'Lock' AND query LIKE '%outbox_settle%'";
+        Ok(database.counts(waits)? == [1])
+    })?;
+    let behind = message("k", "behind");
+    let behind_id = behind.id();
+    publish(&database, &[behind])?;
+    let other = message("other", "good");
+    let other_id = other.id();
+    publish(&database, &[other])?;
+    // It was read together with the one before it, or later.
+    wait_until("another key goes on", || Ok(sink.attempts(other_id) == 1))?;
+    assert_eq!(database.parked()?, 0);
+    connection.batch_execute("ROLLBACK")?;
+    wait_until("both are parked", || Ok(database.left()? == (0, 2)))?;
+    runner.stop()?;
+    assert_eq!(sink.attempts(behind_id), 0);
     Ok(())
 }
 

@@ -180,7 +180,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             // They may be parked all the same, so their keys stay held: what is read of them again queues up
             // there. What was admitted besides goes on.
             tracing::warn!("messages could not be parked: {error}");
-            self.tracker.set_parked(true);
+            self.tracker.something_is_parked();
         }
         Some(admitted)
     }
@@ -198,6 +198,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return Ok(());
         };
         let runner = self.runner;
+        // Lanes that are taken from now on are not asked about.
+        let parkings = self.tracker.parkings();
         let mut leases = self.tracker.leases();
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         let most = runner.settings.batch_size;
@@ -209,7 +211,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         if due.is_empty() && !self.tracker.has_parked_keys() {
             let parked = runner.ask(runner.store.parked_keys(&lanes)).await;
             reader.looked_for_due(begun, Instant::now());
-            self.tracker.set_parked(!parked?.is_empty());
+            if parked?.is_empty() {
+                self.tracker.nothing_was_parked(parkings);
+            }
         }
         due.retain(|due| !in_flight.contains(&due.stored.position));
         if self.stop.is_cancelled() || !self.leases_outlast_delivery() {

@@ -117,7 +117,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         })?;
         self.notice_lost(leases, &held);
         runner.metrics.parked(messages.len());
-        self.tracker.set_parked(true);
+        self.tracker.something_is_parked();
         Ok(())
     }
 

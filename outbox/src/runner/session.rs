@@ -232,7 +232,8 @@ impl<'r, S: Store, K: Sink> Session<'r, S, K> {
     pub(super) fn topics(&self) -> Option<TopicFilter> {
         let paused = self.lock_paused();
         let paused = paused.as_ref().filter(|paused| !paused.all)?;
-        let mut except = self.suspensions().topics(Instant::now());
+        let batches = self.tracker.batches();
+        let mut except = self.suspensions().topics(Instant::now(), batches);
         except.extend(paused.topics.iter().cloned());
         let only = self.runner.settings.topics.clone();
         Some(TopicFilter { only, except })

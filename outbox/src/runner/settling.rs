@@ -176,8 +176,9 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             for stored in &batch.messages {
                 if delivered.next_if_eq(&&stored.position).is_some() {
                     let topic = stored.message.topic();
-                    suspensions.recover(topic);
-                    self.runner.health.topic(topic, None);
+                    if suspensions.recover(topic) {
+                        self.runner.health.topic(topic, None);
+                    }
                 }
             }
         }
@@ -187,7 +188,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let lane = stored.position.lane;
         let key = stored.message.ordering_key().fingerprint();
         match (&self.runner.settings.on_rejection, key) {
-            (OnRejection::Park { .. }, Some(key)) => self.tracker.hold_parked(lane, key),
+            // Until it is parked, what is behind it is not: it would be the first of its key there.
+            (OnRejection::Park { .. }, Some(key)) => self.tracker.hold_until_known(lane, key),
             (OnRejection::Halt, key) => {
                 self.tracker.halt(lane);
                 key.inspect(|&key| self.tracker.hold_until_known(lane, key));

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::session::Place;
+use super::suspension::Batches;
 use crate::store::{DueMessage, Lease, ParkedKey, Position, StoredMessage};
 
 /// Which lanes are served, which messages are in flight, and which keys may not be sent.
@@ -39,6 +40,8 @@ struct State {
     held: HashMap<u64, Held>,
     /// Whether anything may be parked, with or without a key.
     parked: bool,
+    /// How often something was known to be.
+    parkings: u64,
     paused: bool,
     /// Whether the sink commits batches, one at a time in each lane.
     transactional: bool,
@@ -131,7 +134,9 @@ impl Tracker {
                 batch: None,
             });
         }
-        state.parked |= !parked.is_empty();
+        if !parked.is_empty() {
+            state.something_is_parked();
+        }
         for parked in parked {
             let hold = Hold::Parked {
                 since: 0,
@@ -265,7 +270,9 @@ impl Tracker {
 
     /// Reads no more of a lane, until the runner is started again.
     pub(super) fn halt(&self, lane: i16) {
-        if let Some(lane) = self.lock().lanes.get_mut(&lane) {
+        if let Some(lane) = self.lock().lanes.get_mut(&lane)
+            && lane.is_own()
+        {
             lane.state = LaneState::Halted;
         }
     }
@@ -528,9 +535,22 @@ impl Tracker {
         self.lock().parked
     }
 
-    /// Takes note whether anything is parked.
-    pub(super) fn set_parked(&self, parked: bool) {
-        self.lock().parked = parked;
+    /// Takes note that something is parked, or may be.
+    pub(super) fn something_is_parked(&self) {
+        self.lock().something_is_parked();
+    }
+
+    /// How often something was known to be parked until now.
+    pub(super) fn parkings(&self) -> u64 {
+        self.lock().parkings
+    }
+
+    /// Takes note that nothing was parked when so often something had been known to be.
+    pub(super) fn nothing_was_parked(&self, parkings: u64) {
+        let mut state = self.lock();
+        if state.parkings == parkings {
+            state.parked = false;
+        }
     }
 
     /// Whether any key is known to be parked.
@@ -588,6 +608,15 @@ impl Tracker {
         self.lock().paused = true;
     }
 
+    /// How far the batches are.
+    pub(super) fn batches(&self) -> Batches {
+        let state = self.lock();
+        Batches {
+            admitted: state.admitted,
+            finished: state.finished,
+        }
+    }
+
     /// Whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
@@ -634,6 +663,11 @@ impl State {
             && lane.state == LaneState::Served
             && lane.in_flight == 0
             && lane.batch.is_none()
+    }
+
+    fn something_is_parked(&mut self) {
+        self.parked = true;
+        self.parkings += 1;
     }
 
     fn park_key(&mut self, lane: i16, key: u64) {
@@ -686,6 +720,29 @@ mod tests {
     use crate::Message;
 
     const LEASE: Lease = Lease { lane: 0, epoch: 1 };
+
+    #[test]
+    fn what_is_parked_while_nothing_is_found_counts() {
+        let tracker = tracker();
+        tracker.something_is_parked();
+        let before = tracker.parkings();
+        tracker.something_is_parked();
+        tracker.nothing_was_parked(before);
+        assert!(tracker.has_parked());
+        tracker.nothing_was_parked(tracker.parkings());
+        assert!(!tracker.has_parked());
+    }
+
+    /// The lease was lost by the runner's clock, and renewed under the same epoch: what is in flight of it still
+    /// settles nothing.
+    #[test]
+    fn a_lane_that_was_lost_is_not_halted() {
+        let tracker = tracker();
+        tracker.admit(&[LEASE], vec![stored(1, "k")]);
+        tracker.lose(&[LEASE]);
+        tracker.halt(LEASE.lane);
+        assert_eq!(tracker.own(&[LEASE]), []);
+    }
 
     fn tracker() -> Tracker {
         let tracker = Tracker::default();
