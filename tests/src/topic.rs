@@ -158,6 +158,18 @@ impl Kafka {
         self.topic(name, partitions)
     }
 
+    /// Creates a topic with a name of its own, one partition, and this configuration.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn create_configured_topic(&self, property: &str, value: &str) -> Result<Topic> {
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        let topic = NewTopic::new(&name, 1, TopicReplication::Fixed(-1)).set(property, value);
+        self.administer(async |admin, options| admin.create_topics([&topic], options).await)?;
+        self.topic(&name, 1)
+    }
+
     /// A topic that is there.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 use diesel::Connection as _;
 use outbox::runner::{OnRejection, Runner, RunnerThread};
-use outbox::sink::{KafkaSink, Sink as _, SinkError, SinkErrorKind};
+use outbox::sink::{KafkaSink, KafkaSinkBuilder, Sink as _, SinkError, SinkErrorKind};
 use outbox::store::{Position, StoredMessage};
 use outbox::{Message, publish_all};
 use outbox_tests::database::{Database, Postgres, SqliteFile};
@@ -237,6 +237,115 @@ fn a_missing_topic_waits_until_it_is_created() -> Result<()> {
     Ok(())
 }
 
+/// A broker refuses a record batch as a whole. What is to blame is refused, and the others arrive.
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn of_a_record_batch_only_who_is_to_blame_is_refused() -> Result<()> {
+    for refusal in [TOO_LARGE, WITHOUT_A_KEY] {
+        let arrived = arrived_around(&refusal, |sink| sink)?;
+        // Messages that were on their way have passed what was refused, and have followed it once more.
+        assert_all_but_the_bad_one(last_of_each(&arrived));
+        let arrived = arrived_around(&refusal, |sink| sink.in_flight_per_key(1))?;
+        assert_all_but_the_bad_one(first_of_each(&arrived));
+    }
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn of_a_transaction_only_who_is_to_blame_is_refused() -> Result<()> {
+    for refusal in [TOO_LARGE, WITHOUT_A_KEY] {
+        let name = Uuid::new_v4().simple().to_string();
+        let arrived = arrived_around(&refusal, |sink| sink.exactly_once(name.clone()))?;
+        assert_all_but_the_bad_one(arrived);
+    }
+    Ok(())
+}
+
+const COUNT: usize = 500;
+const BAD: usize = 300;
+/// More than there are lanes.
+const KEYS: usize = 50;
+
+/// A topic with a property that one message does not keep to.
+struct Refusal {
+    property: &'static str,
+    value: &'static str,
+    key: Option<&'static str>,
+    length: usize,
+}
+
+/// librdkafka makes record batches larger than this topic takes.
+const TOO_LARGE: Refusal = Refusal {
+    property: "max.message.bytes",
+    value: "20000",
+    key: Some("large"),
+    length: 30_000,
+};
+
+const WITHOUT_A_KEY: Refusal = Refusal {
+    property: "cleanup.policy",
+    value: "compact",
+    key: None,
+    length: 10,
+};
+
+/// Each key's are in order.
+fn assert_all_but_the_bad_one(mut arrived: Vec<usize>) {
+    arrived.sort_by_key(|n| n % KEYS);
+    let mut expected: Vec<_> = (0..COUNT).filter(|&n| n != BAD).collect();
+    expected.sort_by_key(|n| n % KEYS);
+    assert_eq!(arrived, expected);
+}
+
+fn first_of_each(arrived: &[usize]) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let first = arrived.iter().filter(|&n| seen.insert(n));
+    first.copied().collect()
+}
+
+fn last_of_each(arrived: &[usize]) -> Vec<usize> {
+    let mut reversed: Vec<_> = arrived.iter().rev().copied().collect();
+    reversed = first_of_each(&reversed);
+    reversed.reverse();
+    reversed
+}
+
+/// The numbers that arrive, each key's in order.
+fn arrived_around(
+    refusal: &Refusal,
+    configure: impl Fn(KafkaSinkBuilder) -> KafkaSinkBuilder,
+) -> Result<Vec<usize>> {
+    let database = Postgres::create()?;
+    let kafka = Kafka::new()?;
+    let topic = kafka.create_configured_topic(refusal.property, refusal.value)?;
+    let message = |n: usize| {
+        let (key, length) = match n {
+            BAD => (refusal.key.map(str::to_owned), refusal.length),
+            _ => (Some((n % KEYS).to_string()), 1_000),
+        };
+        let message = Message::new(topic.name()).with_payload(format!("{n:<length$}"));
+        match key {
+            Some(key) => message.with_key(key),
+            None => message,
+        }
+    };
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, (0..COUNT).map(message)))?;
+    let sink = KafkaSink::builder(kafka.bootstrap()).set("compression.type", "none");
+    let runner = Runner::builder(database.store()?, configure(sink).build()?)
+        .poll_interval(Duration::from_millis(20))
+        .on_rejection(OnRejection::DeadLetterTable)
+        .build()?
+        .spawn()?;
+    wait_until("nothing is left", || Ok(database.left()? == (0, 0)))?;
+    assert_eq!(runner.stop()?.delivered, COUNT as u64 - 1);
+    assert_eq!(database.dead_letters()?, 1);
+    let number = |message: &Arrived| Ok(message.text().trim_end().parse()?);
+    topic.read_committed()?.iter().map(number).collect()
+}
+
 /// A dead letter is sent while later batches wait for their turns.
 #[test]
 fn a_dead_letter_waits_for_no_turn_of_what_comes_after_it() -> Result<()> {
@@ -255,6 +364,7 @@ fn a_dead_letter_waits_for_no_turn_of_what_comes_after_it() -> Result<()> {
     let mut connection = database.connect()?;
     connection.transaction(|c| publish_all(c, messages))?;
     let sink = KafkaSink::builder(kafka.bootstrap())
+        .set("batch.num.messages", "1")
         .in_flight_per_key(1)
         .build()?;
     let runner = Runner::builder(database.store()?, sink)

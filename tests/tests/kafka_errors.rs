@@ -51,10 +51,11 @@ const ANSWERS: &[(Error, Fate, Fate)] = &[
     // Rights can be granted, and a clock corrected, and the topic waits for it.
     (TopicAuthorizationFailed, TopicUnavailable, TopicUnavailable),
     (InvalidTimestamp, TopicUnavailable, TopicUnavailable),
+    // Whether it is the message is found out by smaller record batches.
+    (MessageSizeTooLarge, Unavailable, Unavailable),
+    (MessageBatchTooLarge, Unavailable, Unavailable),
+    (InvalidRecord, Unavailable, Unavailable),
     // It is the message.
-    (MessageSizeTooLarge, Rejected, Rejected),
-    (MessageBatchTooLarge, Rejected, Rejected),
-    (InvalidRecord, Rejected, Rejected),
     (PolicyViolation, Rejected, Rejected),
     (UnsupportedCompressionType, Rejected, Rejected),
     // It has come before.
@@ -211,6 +212,27 @@ fn each_error_of_a_broker_that_always_answers_with_it_has_its_outcome() -> Resul
     each(ANSWERS.iter().copied(), |(error, _, always)| {
         answer(error, ALWAYS, always)
     })
+}
+
+/// A record batch is refused as a whole. Who is refused alone is to blame.
+#[test]
+fn a_message_is_to_blame_when_it_is_alone() -> Result<()> {
+    // From 1,000,000 bytes, a quarter each time, to less than the header of a record batch.
+    for (error, times) in [(MessageSizeTooLarge, 8), (InvalidRecord, 2)] {
+        let bench = Bench::new(|sink| sink.set("linger.ms", TOGETHER).message_timeout(LONG))?;
+        bench.kafka.refuse_writes(&vec![error; ALWAYS])?;
+        let mut fates = Vec::new();
+        while fates.last().is_none_or(|&fate| fate == Unavailable) {
+            ensure!(fates.len() < 20, "never to blame: {fates:?}");
+            fates.push(Bench::fate(&bench.send(&[1, 2, 3]))?);
+        }
+        assert_eq!(fates.last(), Some(&Rejected));
+        assert_eq!(fates.len(), times, "{error:?}");
+        bench.kafka.refuse_writes(&[])?;
+        bench.insist(1..=3)?;
+        assert_eq!(bench.arrived()?, [0, 1, 2, 3]);
+    }
+    Ok(())
 }
 
 #[test]

@@ -66,8 +66,10 @@ const ANSWERS: &[(ApiKey, Error, Fate)] = &[
     (ApiKey::Produce, NotEnoughReplicas, Committed),
     (ApiKey::Produce, NotLeaderForPartition, Committed),
     (ApiKey::Produce, BrokerTransportFailure, Committed),
-    (ApiKey::Produce, InvalidRecord, Rejected),
-    (ApiKey::Produce, MessageSizeTooLarge, Rejected),
+    (ApiKey::Produce, PolicyViolation, Rejected),
+    // Whether it is the message is found out by smaller record batches.
+    (ApiKey::Produce, InvalidRecord, Unavailable),
+    (ApiKey::Produce, MessageSizeTooLarge, Unavailable),
     (ApiKey::Produce, TopicAuthorizationFailed, TopicUnavailable),
     (ApiKey::Produce, Unknown, Unavailable),
     // The end.

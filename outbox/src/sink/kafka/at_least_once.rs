@@ -16,6 +16,7 @@ use super::outcome;
 use super::pending::{Pending, Token};
 use super::producer::{Failure, PolledProducer};
 use super::record;
+use super::record_batches::RecordBatches;
 use super::topics::Topics;
 use crate::store::StoredMessage;
 
@@ -28,6 +29,7 @@ pub(super) struct AtLeastOnce {
     topics: Topics,
     message_timeout: Duration,
     failures: Failures,
+    record_batches: RecordBatches,
     turns: Option<Turns>,
     current: Mutex<Current>,
 }
@@ -46,8 +48,14 @@ impl AtLeastOnce {
         in_flight_per_key: Option<usize>,
     ) -> Result<Self, KafkaConfigError> {
         let failures = Failures::default();
-        let producer =
-            PolledProducer::new(&config, topics.clone(), failures.clone(), message_timeout)?;
+        let record_batches = RecordBatches::of(&config);
+        let producer = PolledProducer::new(
+            &config,
+            topics.clone(),
+            failures.clone(),
+            record_batches.clone(),
+            message_timeout,
+        )?;
         let current = Current {
             producer: Arc::new(producer),
             failed: 0,
@@ -57,6 +65,7 @@ impl AtLeastOnce {
             topics,
             message_timeout,
             failures,
+            record_batches,
             turns: in_flight_per_key.map(Turns::new),
             current: Mutex::new(current),
         })
@@ -70,7 +79,13 @@ impl AtLeastOnce {
     fn producer(&self) -> Result<Arc<PolledProducer>, SinkError> {
         let mut current = self.lock();
         let (reason, failed) = match current.producer.failure() {
-            None => return Ok(current.producer.clone()),
+            None => {
+                // With nothing in flight, there is nothing to pass.
+                if current.producer.is_outdated() && current.producer.pending().is_empty() {
+                    current.producer = self.another()?;
+                }
+                return Ok(current.producer.clone());
+            }
             Some(Failure::Fatal(reason)) => match current.producer.has_delivered() {
                 true => (reason, 0),
                 false => (reason, current.failed + 1),
@@ -90,16 +105,34 @@ impl AtLeastOnce {
                  brokers, and start the runner again"
             )));
         }
-        let (topics, failures) = (self.topics.clone(), self.failures.clone());
-        let producer = PolledProducer::new(&self.config, topics, failures, self.message_timeout)
-            .map_err(|error| SinkError::unavailable(error.to_string()))?;
         *current = Current {
-            producer: Arc::new(producer),
+            producer: self.another()?,
             failed,
         };
         Err(SinkError::unavailable(format!(
             "a producer failed, and a new one takes its place: {reason}"
         )))
+    }
+
+    /// A producer that another one should follow, with other record batches, gets nothing more.
+    async fn await_outdated(&self, deadline: Instant) {
+        let producer = self.lock().producer.clone();
+        while producer.is_outdated() && !producer.pending().is_empty() && Instant::now() < deadline
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn another(&self) -> Result<Arc<PolledProducer>, SinkError> {
+        PolledProducer::new(
+            &self.config,
+            self.topics.clone(),
+            self.failures.clone(),
+            self.record_batches.clone(),
+            self.message_timeout,
+        )
+        .map(Arc::new)
+        .map_err(|error| SinkError::unavailable(error.to_string()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -110,6 +143,7 @@ impl AtLeastOnce {
         // Before anything is waited for, or a failure meanwhile would be forgotten.
         let open = self.failures.open_batch();
         self.topics.prepare(batch).await;
+        self.await_outdated(deadline).await;
         let producer = match self.producer() {
             Ok(producer) => producer,
             Err(error) => {

@@ -13,6 +13,7 @@ mod patience;
 mod pending;
 mod producer;
 mod properties;
+mod record_batches;
 mod security;
 mod silence;
 mod topics;

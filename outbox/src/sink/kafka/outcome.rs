@@ -71,6 +71,10 @@ pub(super) fn failure(error: &KafkaError, topic: &str, trouble: Option<&str>) ->
             "messages for topic {topic:?} could not be sent in time: {}",
             trouble.unwrap_or(SLOW)
         )),
+        // KIP-467.
+        Code::InvalidDifferentRecord => SinkError::unavailable(format!(
+            "topic {topic:?} refused another message of the same record batch; the others are sent again"
+        )),
         _ => SinkError::unavailable(format!("topic {topic:?}: {meaning}")),
     }
 }
@@ -101,6 +105,8 @@ mod tests {
             // Another producer can deliver them.
             Code::Fatal,
             Code::OutOfOrderSequenceNumber,
+            // They can be sent without the one that was refused.
+            Code::InvalidDifferentRecord,
         ] {
             assert_eq!(kind(code), Unavailable, "{code:?}");
         }

@@ -98,6 +98,11 @@ impl Pending {
         (tokens, outcomes)
     }
 
+    /// Whether no batch is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().open.is_empty()
+    }
+
     /// Takes the outcome of one message, and with the last one of its batch tells them all.
     pub(super) fn report(&self, token: Token, outcome: Outcome) {
         let mut batches = self.lock();

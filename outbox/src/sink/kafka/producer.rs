@@ -14,11 +14,12 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
 
-use super::super::{Failures, Outcome};
+use super::super::{Failures, Outcome, SinkErrorKind};
 use super::config::KafkaConfigError;
 use super::connection::Connection;
 use super::outcome;
 use super::pending::{Pending, Token};
+use super::record_batches::RecordBatches;
 use super::silence::Silence;
 use super::topics::Topics;
 
@@ -52,9 +53,13 @@ impl PolledProducer {
         config: &ClientConfig,
         topics: Topics,
         failures: Failures,
+        record_batches: RecordBatches,
         message_timeout: Duration,
     ) -> Result<Self, KafkaConfigError> {
+        let mut config = config.clone();
         let reports = Reports {
+            batch_size: record_batches.configure(&mut config),
+            record_batches,
             topics,
             failures,
             pending: Pending::default(),
@@ -62,7 +67,7 @@ impl PolledProducer {
             silence: Silence::new(message_timeout),
             producer: OnceLock::new(),
         };
-        let producer = Arc::new(BaseProducer::from_config_and_context(config, reports)?);
+        let producer = Arc::new(BaseProducer::from_config_and_context(&config, reports)?);
         // It can only be set once, and it is.
         let _ = producer.context().producer.set(Arc::downgrade(&producer));
         let polled = producer.clone();
@@ -109,6 +114,12 @@ impl PolledProducer {
         Some(Failure::Silent(silent))
     }
 
+    /// Whether another one would send record batches of another size.
+    pub(super) fn is_outdated(&self) -> bool {
+        let reports = self.producer.context();
+        reports.record_batches.size() != reports.batch_size
+    }
+
     /// Whether it has delivered anything.
     pub(super) fn has_delivered(&self) -> bool {
         self.producer.context().delivered.load(Ordering::Relaxed)
@@ -132,6 +143,9 @@ impl PolledProducer {
 struct Reports {
     topics: Topics,
     failures: Failures,
+    record_batches: RecordBatches,
+    /// The size of its record batches.
+    batch_size: usize,
     pending: Pending,
     delivered: AtomicBool,
     silence: Silence,
@@ -182,15 +196,27 @@ impl ProducerContext for Reports {
                 self.topics.connection().is_well();
                 self.silence.broken();
                 self.report(token, Ok(()), message.topic());
+                self.record_batches.judged(self.batch_size);
             }
             Err((error, message)) => {
                 match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::PurgeQueue) => self.silence.goes_on(Instant::now()),
                     _ => self.silence.broken(),
                 }
+                let topic = message.topic();
+                let bytes = message.key_len() + message.payload_len();
+                let (batches, size) = (&self.record_batches, self.batch_size);
+                if let Some(failure) = batches.refused_together(size, bytes, topic, error) {
+                    self.report(token, Err(failure), topic);
+                    batches.note(size, error);
+                    return;
+                }
                 let trouble = self.topics.connection().trouble();
-                let failure = outcome::failure(error, message.topic(), trouble.as_deref());
-                self.report(token, Err(failure), message.topic());
+                let failure = outcome::failure(error, topic, trouble.as_deref());
+                if failure.kind() == SinkErrorKind::Rejected {
+                    batches.judged(size);
+                }
+                self.report(token, Err(failure), topic);
             }
         }
     }

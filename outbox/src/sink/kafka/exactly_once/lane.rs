@@ -14,8 +14,10 @@ use super::super::super::{Outcome, SinkError, SinkErrorKind};
 use super::super::connection::Connection;
 use super::super::elsewhere::Elsewhere;
 use super::super::patience::Patience;
+use super::super::record_batches::RecordBatches;
 use super::super::{outcome, record};
 use super::ledger::LedgerRecord;
+use crate::message::Message;
 use crate::store::StoredMessage;
 
 /// How long to wait before looking for reports again. The time is slept, since rdkafka's poll keeps the
@@ -32,6 +34,9 @@ const LEAST: Duration = Duration::from_millis(100);
 /// A producer with the transactional id of a lane.
 pub(super) struct LaneProducer {
     producer: Elsewhere<BaseProducer<Reports>>,
+    record_batches: RecordBatches,
+    /// The size of its record batches.
+    batch_size: usize,
     /// One transaction at a time.
     busy: Mutex<()>,
 }
@@ -45,6 +50,7 @@ impl LaneProducer {
     /// Fences whoever had this transactional id before. `ledger`: the lane's partition, which is there.
     pub(super) fn take_over(
         config: &ClientConfig,
+        record_batches: RecordBatches,
         connection: Connection,
         transactional_id: &str,
         (ledger, partition): (&str, i32),
@@ -52,6 +58,7 @@ impl LaneProducer {
     ) -> Result<Self, SinkError> {
         let mut config = config.clone();
         config.set("transactional.id", transactional_id);
+        let batch_size = record_batches.configure(&mut config);
         let reports = Reports {
             connection,
             open: Mutex::default(),
@@ -87,6 +94,8 @@ impl LaneProducer {
         })?;
         Ok(Self {
             producer,
+            record_batches,
+            batch_size,
             busy: Mutex::default(),
         })
     }
@@ -100,6 +109,10 @@ impl LaneProducer {
         limit: Instant,
     ) -> Result<Vec<Outcome>, SinkError> {
         let _busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.record_batches.size() != self.batch_size {
+            let reason = "the lane is taken over by a producer of other record batches";
+            return Err(SinkError::unavailable(reason));
+        }
         // It may have slept for longer than its token lives.
         self.producer.poll(Duration::ZERO);
         self.producer.begin_transaction().map_err(|e| unknown(&e))?;
@@ -116,10 +129,15 @@ impl LaneProducer {
             // Those that failed only because others had are found out by this, too.
             insist(until(limit), |left| self.producer.abort_transaction(left))
                 .map_err(|e| unknown(&e))?;
-            return aborted(messages, &failures);
+            return self.aborted(messages, &failures);
         }
         match insist(until(limit), |left| self.producer.commit_transaction(left)) {
-            Ok(()) => Ok(vec![Ok(()); messages.len()]),
+            Ok(()) => {
+                for _ in messages {
+                    self.record_batches.judged(self.batch_size);
+                }
+                Ok(vec![Ok(()); messages.len()])
+            }
             Err(error) => match Verdict::of(&error) {
                 Verdict::Abort => {
                     insist(until(limit), |left| self.producer.abort_transaction(left))
@@ -132,6 +150,47 @@ impl LaneProducer {
                 }
                 _ => Err(unknown(&error)),
             },
+        }
+    }
+
+    /// What became of the messages of an aborted transaction: who is to blame is named, the others were
+    /// skipped.
+    fn aborted(
+        &self,
+        messages: &[StoredMessage],
+        failures: &[(usize, KafkaError)],
+    ) -> Result<Vec<Outcome>, SinkError> {
+        let mut outcomes = vec![Err(SinkError::skipped()); messages.len()];
+        let mut blamed = false;
+        let mut other = None;
+        for (index, error) in failures {
+            let message = messages.get(*index).map(|stored| &stored.message);
+            let topic = message.map_or("the ledger", Message::topic);
+            let bytes = message.map_or(0, Message::bytes);
+            let (batches, size) = (&self.record_batches, self.batch_size);
+            let together = batches.refused_together(size, bytes, topic, error);
+            if together.is_some() {
+                batches.note(size, error);
+            }
+            let failure = together.unwrap_or_else(|| outcome::failure(error, topic, None));
+            if failure.kind() == SinkErrorKind::Rejected {
+                batches.judged(size);
+            }
+            match (failure.kind(), outcomes.get_mut(*index)) {
+                (SinkErrorKind::Rejected | SinkErrorKind::TopicUnavailable, Some(outcome)) => {
+                    *outcome = Err(failure);
+                    blamed = true;
+                }
+                _ => other = other.or(Some((failure, error))),
+            }
+        }
+        match other {
+            _ if blamed => Ok(outcomes),
+            Some((failure, error)) if Verdict::of(error) == Verdict::Fenced => {
+                Err(SinkError::fenced(failure.to_string()))
+            }
+            Some((failure, _)) => Err(SinkError::unavailable(failure.to_string())),
+            None => Err(SinkError::unavailable("no delivery report in time")),
         }
     }
 
@@ -182,36 +241,6 @@ fn until(limit: Instant) -> impl Fn() -> Option<Duration> {
     move || {
         let left = limit.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
-    }
-}
-
-/// What became of the messages of an aborted transaction: who is to blame is named, the others were
-/// skipped.
-fn aborted(
-    messages: &[StoredMessage],
-    failures: &[(usize, KafkaError)],
-) -> Result<Vec<Outcome>, SinkError> {
-    let mut outcomes = vec![Err(SinkError::skipped()); messages.len()];
-    let mut blamed = false;
-    let mut other = None;
-    for (index, error) in failures {
-        let topic = messages.get(*index).map(|stored| stored.message.topic());
-        let failure = outcome::failure(error, topic.unwrap_or("the ledger"), None);
-        match (failure.kind(), outcomes.get_mut(*index)) {
-            (SinkErrorKind::Rejected | SinkErrorKind::TopicUnavailable, Some(outcome)) => {
-                *outcome = Err(failure);
-                blamed = true;
-            }
-            _ => other = other.or(Some((failure, error))),
-        }
-    }
-    match other {
-        _ if blamed => Ok(outcomes),
-        Some((failure, error)) if Verdict::of(error) == Verdict::Fenced => {
-            Err(SinkError::fenced(failure.to_string()))
-        }
-        Some((failure, _)) => Err(SinkError::unavailable(failure.to_string())),
-        None => Err(SinkError::unavailable("no delivery report in time")),
     }
 }
 

@@ -51,6 +51,13 @@ struct Entry {
     outbox: Option<String>,
 }
 
+/// What was read.
+struct Found {
+    last: Option<Entry>,
+    /// The offset behind the last record.
+    next: i64,
+}
+
 impl Ledger {
     /// `config`: how consumers of the cluster are configured.
     pub(super) fn new(topic: String, config: ClientConfig, topics: Topics) -> Self {
@@ -125,7 +132,7 @@ impl Ledger {
         let watermarks = patience.insist(|time| consumer.fetch_watermarks(topic, partition, time));
         let (low, high) = watermarks.map_err(away)?;
         let tail = low.max(high - TAIL);
-        let last_from = |offset| self.last_from(&consumer, lane, offset, patience);
+        let last_from = |offset| self.last_from(&consumer, lane, offset, high, patience);
         let found = match last_from(tail).map_err(away)? {
             None if tail > low => last_from(low).map_err(away)?,
             found => found,
@@ -145,27 +152,53 @@ impl Ledger {
         }
     }
 
+    /// The last record between these offsets.
     fn last_from(
         &self,
         consumer: &BaseConsumer<Connection>,
         lane: i16,
         offset: i64,
+        end: i64,
         patience: &Patience,
     ) -> Result<Option<Entry>, KafkaError> {
+        let read = |offset| self.read_to_end(consumer, lane, offset, patience);
+        let found = read(offset)?;
+        // The mark of its transaction is behind it.
+        if found.next + 1 >= end {
+            return Ok(found.last);
+        }
+        // Transactions at the end were aborted. Or the leader has changed, and the new one doesn't know yet how far
+        // all replicas are: it tells the end of what it knows (KIP-207 is for those who ask for offsets alone).
+        read(end)?;
+        Ok(read(offset)?.last)
+    }
+
+    /// Reads until the leader says that there is no more.
+    fn read_to_end(
+        &self,
+        consumer: &BaseConsumer<Connection>,
+        lane: i16,
+        offset: i64,
+        patience: &Patience,
+    ) -> Result<Found, KafkaError> {
         let mut partition = TopicPartitionList::new();
         partition.add_partition_offset(&self.topic, lane.into(), Offset::Offset(offset))?;
         consumer.assign(&partition)?;
-        let mut last = None;
+        let mut found = Found {
+            last: None,
+            next: offset,
+        };
         let mut failure = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
         while let Some(time) = patience.next() {
             match consumer.poll(time) {
                 Some(Ok(record)) => {
                     let entry = record.payload().map(serde_json::from_slice::<Entry>);
                     if let Some(Ok(entry)) = entry {
-                        last = Some(entry);
+                        found.last = Some(entry);
                     }
+                    found.next = record.offset() + 1;
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
                 Some(Err(error)) => failure = error,
                 None => {}
             }

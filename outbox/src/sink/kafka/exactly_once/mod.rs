@@ -22,6 +22,7 @@ use self::ledger::Ledger;
 use super::super::{Delivery, Outcome, SinkError, Transactions};
 use super::patience::{Patience, wait_for};
 use super::properties;
+use super::record_batches::RecordBatches;
 use super::topics::Topics;
 use crate::store::StoredMessage;
 
@@ -37,6 +38,8 @@ struct Shared {
     /// The longest that one request to the cluster may take.
     patience: Duration,
     lanes: Mutex<HashMap<i16, Arc<LaneProducer>>>,
+    /// Of each lane that was taken over.
+    record_batches: Mutex<HashMap<i16, RecordBatches>>,
 }
 
 impl ExactlyOnce {
@@ -64,6 +67,7 @@ impl ExactlyOnce {
                 topics,
                 patience,
                 lanes: Mutex::default(),
+                record_batches: Mutex::default(),
             }),
         }
     }
@@ -74,6 +78,13 @@ impl Shared {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn record_batches(&self, lane: i16) -> RecordBatches {
+        let batches = self.record_batches.lock();
+        let mut batches = batches.unwrap_or_else(PoisonError::into_inner);
+        let new = || RecordBatches::of(&self.producer);
+        batches.entry(lane).or_insert_with(new).clone()
+    }
+
     /// The new producer fences the old one, aborts what it left open, and waits for what it was
     /// committing. After that the ledger tells the truth.
     fn take_over(&self, lane: i16, patience: &Patience) -> Result<i64, SinkError> {
@@ -81,6 +92,7 @@ impl Shared {
         let id = format!("outbox.{}.{lane}", self.name);
         let producer = LaneProducer::take_over(
             &self.producer,
+            self.record_batches(lane),
             self.topics.connection().clone(),
             &id,
             self.ledger.partition(lane),
