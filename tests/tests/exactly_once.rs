@@ -262,6 +262,84 @@ fn a_missing_topic_and_a_dead_letter_hold_up_nobody_else() -> Result<()> {
     assert_once_in_order(&late.read_committed()?, 1)
 }
 
+/// Kafka's sink, of which every transaction with more messages takes too long.
+struct Slow {
+    sink: KafkaSink,
+    most: usize,
+}
+
+impl Slow {
+    fn inner(&self) -> &dyn Transactions {
+        self.sink.transactions().expect("it delivers exactly once")
+    }
+}
+
+impl Sink for Slow {
+    async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
+        self.sink.send(batch, deadline).await
+    }
+
+    fn delivery_timeout(&self) -> Duration {
+        self.sink.delivery_timeout()
+    }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
+    }
+}
+
+impl Transactions for Slow {
+    fn take_over(&self, lane: i16) -> BoxFuture<'_, Result<i64, SinkError>> {
+        self.inner().take_over(lane)
+    }
+
+    fn commit(
+        &self,
+        lane: i16,
+        number: i64,
+        messages: &[StoredMessage],
+        deadline: Instant,
+    ) -> Delivery {
+        if messages.len() > self.most {
+            let mut outcomes = vec![Err(SinkError::skipped()); messages.len()];
+            outcomes[0] = Err(SinkError::unavailable("no delivery report in time"));
+            return Delivery::ready(outcomes);
+        }
+        self.inner().commit(lane, number, messages, deadline)
+    }
+
+    fn let_go(&self, lane: i16) {
+        self.inner().let_go(lane);
+    }
+}
+
+#[test]
+#[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
+fn transactions_that_take_too_long_become_smaller() -> Result<()> {
+    const COUNT: usize = 1_000;
+    let database = Postgres::create()?;
+    let kafka = Kafka::new()?;
+    let topic = kafka.create_topic(1)?;
+    let message = |n: usize| {
+        Message::new(topic.name())
+            .with_key("k")
+            .with_payload(n.to_string())
+    };
+    database
+        .connect()?
+        .transaction(|c| publish_all(c, (0..COUNT).map(message)))?;
+    let sink = Slow {
+        sink: KafkaSink::builder(kafka.bootstrap())
+            .exactly_once(Uuid::new_v4().simple().to_string())
+            .build()?,
+        most: 60,
+    };
+    let runner = Runner::builder(database.store()?, sink).build()?.spawn()?;
+    settled(&database)?;
+    runner.stop()?;
+    assert_once_in_order(&topic.read_committed()?, COUNT)
+}
+
 /// Kafka's sink, which can't take over one lane until it is let.
 struct HeldUp {
     sink: KafkaSink,

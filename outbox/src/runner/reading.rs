@@ -158,7 +158,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let own = self.tracker.leases().len();
         let lanes = reader.take_turns(own.div_ceil(TURNS), lanes);
         let most = self.tracker.room(in_flight).min(in_flight / TURNS);
-        reader.quotas(most, &lanes)
+        let quotas = reader.quotas(most, &lanes).into_iter();
+        quotas
+            .map(|(lane, quota)| (lane, self.tracker.at_once(lane, quota)))
+            .collect()
     }
 
     /// Sorts what was read into what is sent and what is parked, and parks the latter.

@@ -1,6 +1,6 @@
 //! Waiting for outcomes, and settling what was delivered.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -143,7 +143,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             }
             SinkErrorKind::Unavailable | SinkErrorKind::Rejected => {
                 self.tracker.pause();
-                self.tracker.doubt(lane);
+                self.tracker.falter(lane);
                 self.runner.health.delivery(Err(&error));
                 if sickness.unavailable.is_none() {
                     self.runner.events.emit(|| RunnerEvent::Unavailable {
@@ -161,6 +161,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             return;
         }
         sickness.progress = true;
+        let lanes: BTreeSet<_> = delivered.iter().map(|position| position.lane).collect();
+        lanes
+            .into_iter()
+            .for_each(|lane| self.tracker.prosper(lane));
         if sickness.unavailable.is_none() {
             self.runner.health.delivery(Ok(()));
         }

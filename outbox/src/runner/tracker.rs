@@ -26,6 +26,12 @@ pub(super) struct Tracker {
     changed: Notify,
 }
 
+/// A thousandth.
+const MOST_HALVED: u32 = 10;
+
+/// So many transactions are committed before they become larger: one that takes too long costs as much time.
+const PROVEN: u32 = 8;
+
 #[derive(Default)]
 struct State {
     lanes: BTreeMap<i16, Lane>,
@@ -55,6 +61,10 @@ struct Lane {
     /// The number of the batch that was committed or begun last. Unknown from the start, and after a
     /// failure, until the lane is taken over at the sink.
     batch: Option<i64>,
+    /// How often its transactions were made half as large, since they may take too long.
+    halved: u32,
+    /// How often something was delivered since its transactions became larger or smaller.
+    delivered: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +142,8 @@ impl Tracker {
                 in_flight: 0,
                 state: LaneState::Served,
                 batch: None,
+                halved: 0,
+                delivered: 0,
             });
         }
         if !parked.is_empty() {
@@ -496,6 +508,33 @@ impl Tracker {
         }
     }
 
+    /// Something failed in a lane that may have been too much at once.
+    pub(super) fn falter(&self, lane: i16) {
+        if let Some(lane) = self.lock().lanes.get_mut(&lane) {
+            lane.batch = None;
+            lane.halved = (lane.halved + 1).min(MOST_HALVED);
+            lane.delivered = 0;
+        }
+    }
+
+    /// Something was delivered in a lane.
+    pub(super) fn prosper(&self, lane: i16) {
+        if let Some(lane) = self.lock().lanes.get_mut(&lane) {
+            lane.delivered += 1;
+            if lane.delivered >= PROVEN {
+                lane.halved = lane.halved.saturating_sub(1);
+                lane.delivered = 0;
+            }
+        }
+    }
+
+    /// How much of so many messages a lane may have in one transaction.
+    pub(super) fn at_once(&self, lane: i16, messages: usize) -> usize {
+        let state = self.lock();
+        let halved = state.lanes.get(&lane).map_or(0, |lane| lane.halved);
+        (messages >> halved).max(1)
+    }
+
     /// The number of the next batch of a lane, if the last one is known.
     pub(super) fn next_batch(&self, lane: i16) -> Option<i64> {
         let mut state = self.lock();
@@ -720,6 +759,24 @@ mod tests {
     use crate::Message;
 
     const LEASE: Lease = Lease { lane: 0, epoch: 1 };
+
+    #[test]
+    fn a_lane_gets_less_at_once_until_it_gets_on() {
+        let tracker = tracker();
+        let at_once = || tracker.at_once(LEASE.lane, 1_000);
+        tracker.know(LEASE, 1);
+        tracker.falter(LEASE.lane);
+        assert_eq!(at_once(), 500);
+        assert_eq!(tracker.next_batch(LEASE.lane), None, "it is in doubt");
+        for _ in 0..20 {
+            tracker.falter(LEASE.lane);
+        }
+        assert_eq!(at_once(), 1);
+        for _ in 0..10 * PROVEN {
+            tracker.prosper(LEASE.lane);
+        }
+        assert_eq!(at_once(), 1_000);
+    }
 
     #[test]
     fn what_is_parked_while_nothing_is_found_counts() {
