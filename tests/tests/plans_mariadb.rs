@@ -66,7 +66,8 @@ async fn work(store: &impl Store, runner: &RunnerId, leases: &[Lease]) -> Result
     let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
     let keys = store.parked_keys(&lanes).await?;
     ensure!(!keys.is_empty(), "nothing is parked");
-    let due = store.due(&lanes, &TopicFilter::default(), 10).await?;
+    let topics = TopicFilter::default();
+    let due = store.due(&lanes, &topics, 10, 1_000_000).await?;
     ensure!(due.len() == 10, "{} are due", due.len());
     let first = due[0].stored.position;
     store

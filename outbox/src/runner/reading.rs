@@ -113,9 +113,8 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             Some(_) => self.in_turns(reader, lanes),
         };
         let request = ReadRequest {
-            // A quarter, so that reading goes on while other batches are in flight. With 0, nothing would
-            // be read.
-            max_bytes: (runner.settings.max_in_flight_bytes / 4 / lanes.len().max(1)).max(1),
+            // With 0, nothing would be read.
+            max_bytes: (self.bytes_at_once() / lanes.len().max(1)).max(1),
             lanes,
             exclude,
             topics,
@@ -148,6 +147,11 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         // It is open as long as this loop is.
         let _ = to_send.send(batch).await;
         Ok(())
+    }
+
+    /// How much is read at once: a quarter of what may be in flight, so that reading goes on meanwhile.
+    fn bytes_at_once(&self) -> usize {
+        self.runner.settings.max_in_flight_bytes / 4
     }
 
     /// What to read for transactions. A lane commits one batch after the other, and each takes its time, so
@@ -208,7 +212,10 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let most = runner.settings.batch_size;
         // One that is on its way may be settled, and moved, before the answer is there.
         let in_flight = self.tracker.in_flight();
-        let due = runner.ask(runner.store.due(&lanes, &topics, most)).await;
+        let due = runner
+            .store
+            .due(&lanes, &topics, most, self.bytes_at_once());
+        let due = runner.ask(due).await;
         reader.looked_for_due(begun, Instant::now());
         let mut due = due?;
         if due.is_empty() && !self.tracker.has_parked_keys() {

@@ -179,12 +179,14 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<ParkedKey>, StoreError>> + Send;
 
     /// The first messages of parked keys in these lanes and topics that are due to be tried again, up to
-    /// `most`. A first message that was never tried, since what was before it is gone, is due at once.
+    /// `most`, and no further one when those before it have `max_bytes`. A first message that was never tried, since
+    /// what was before it is gone, is due at once.
     fn due(
         &self,
         lanes: &[i16],
         topics: &TopicFilter,
         most: usize,
+        max_bytes: usize,
     ) -> impl Future<Output = Result<Vec<DueMessage>, StoreError>> + Send;
 
     /// Takes note that a parked message was refused again.

@@ -393,6 +393,7 @@ impl Store for SqliteStore {
         lanes: &[i16],
         filter: &TopicFilter,
         most: usize,
+        max_bytes: usize,
     ) -> Result<Vec<DueMessage>, StoreError> {
         if !lanes.contains(&LANE) {
             return Ok(Vec::new());
@@ -400,17 +401,29 @@ impl Store for SqliteStore {
         let (except, only) = topics(filter);
         self.read_only(move |c| {
             let rows = sql_query(format!(
-                "SELECT {MESSAGE}, attempts FROM outbox_parked \
-                 WHERE id IN ({FIRSTS}) AND (attempts = 0 OR next_attempt_at <= {}) \
-                    AND topic NOT IN (SELECT value FROM json_each(?)) \
-                    AND (? IS NULL OR topic IN (SELECT value FROM json_each(?))) \
-                 ORDER BY next_attempt_at LIMIT ?",
+                "SELECT {MESSAGE}, attempts FROM outbox_parked WHERE id IN ( \
+                    SELECT id FROM ( \
+                        SELECT id, sum(bytes) OVER ( \
+                            ORDER BY next_attempt_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING \
+                        ) AS before \
+                        FROM ( \
+                            SELECT id, next_attempt_at, \
+                                coalesce(length(payload), 0) + coalesce(length(key), 0) AS bytes \
+                            FROM outbox_parked \
+                            WHERE id IN ({FIRSTS}) AND (attempts = 0 OR next_attempt_at <= {}) \
+                                AND topic NOT IN (SELECT value FROM json_each(?)) \
+                                AND (? IS NULL OR topic IN (SELECT value FROM json_each(?))) \
+                            ORDER BY next_attempt_at, id LIMIT ? \
+                        ) \
+                    ) WHERE before IS NULL OR before < ? \
+                 ) ORDER BY next_attempt_at, id",
                 now!()
             ))
             .bind::<Text, _>(except)
             .bind::<Nullable<Text>, _>(only.clone())
             .bind::<Nullable<Text>, _>(only)
             .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind::<BigInt, _>(i64::try_from(max_bytes).unwrap_or(i64::MAX))
             .load::<Row>(c)?;
             let due = |row: Row| DueMessage {
                 attempts: u32::try_from(row.attempts).unwrap_or(0),

@@ -334,13 +334,20 @@ impl Store for MemoryStore {
         lanes: &[i16],
         topics: &TopicFilter,
         most: usize,
+        max_bytes: usize,
     ) -> Result<Vec<DueMessage>, StoreError> {
         let outbox = self.lock();
         let now = outbox.clock.now();
         let mut due = outbox.first_parked_in(lanes);
         due.retain(|parked| parked.is_due(now) && topics.admits(parked.stored.message.topic()));
         due.sort_by_key(|parked| parked.retry_at);
-        let due = due.into_iter().take(most).map(|parked| DueMessage {
+        let mut bytes = 0;
+        let within_bytes = due.into_iter().take(most).take_while(|parked| {
+            let before = bytes;
+            bytes += parked.stored.message.bytes();
+            before == 0 || before < max_bytes
+        });
+        let due = within_bytes.map(|parked| DueMessage {
             stored: parked.stored.clone(),
             attempts: parked.attempts,
         });

@@ -333,10 +333,14 @@ impl Store for FaultyStore {
         lanes: &[i16],
         topics: &TopicFilter,
         most: usize,
+        max_bytes: usize,
     ) -> Result<Vec<DueMessage>, StoreError> {
         let (lanes, topics) = (lanes.to_vec(), topics.clone());
         self.call(move |database, _| async move {
-            let mut due = database.outbox.due(&lanes, &topics, most).await?;
+            let mut due = database
+                .outbox
+                .due(&lanes, &topics, most, max_bytes)
+                .await?;
             for due in &mut due {
                 due.stored = database.mark(due.stored.clone());
             }

@@ -243,8 +243,9 @@ impl Store for MysqlStore {
         lanes: &[i16],
         topics: &TopicFilter,
         most: usize,
+        max_bytes: usize,
     ) -> Result<Vec<DueMessage>, StoreError> {
-        self.with(async |c| read::due(c, lanes, topics, most).await)
+        self.with(async |c| read::due(c, lanes, topics, most, max_bytes).await)
             .await
     }
 

@@ -161,19 +161,32 @@ pub(super) async fn due(
     lanes: &[i16],
     filter: &TopicFilter,
     most: usize,
+    max_bytes: usize,
 ) -> Result<Vec<DueMessage>, StoreError> {
     if lanes.is_empty() {
         return Ok(Vec::new());
     }
     // One that was never tried is the first of its key because what was before it was taken away.
     let statement = format!(
-        "SELECT o.attempts, {MESSAGE} FROM {} \
-         WHERE (o.next_attempt_at <= utc_timestamp(6) OR o.attempts = 0){} \
-         ORDER BY o.next_attempt_at LIMIT ?",
+        "SELECT o.attempts, {MESSAGE} FROM ( \
+            SELECT id, sum(bytes) OVER ( \
+                ORDER BY next_attempt_at, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING \
+            ) AS earlier \
+            FROM ( \
+                SELECT o.id, o.next_attempt_at, \
+                    coalesce(octet_length(o.payload), 0) + coalesce(octet_length(o.`key`), 0) AS bytes \
+                FROM {} WHERE (o.next_attempt_at <= utc_timestamp(6) OR o.attempts = 0){} \
+                ORDER BY o.next_attempt_at, o.id LIMIT ? \
+            ) AS l \
+         ) AS d \
+         STRAIGHT_JOIN outbox_parked AS o ON o.id = d.id \
+         WHERE d.earlier IS NULL OR d.earlier < ? \
+         ORDER BY o.next_attempt_at, o.id",
         firsts(lanes),
         admitted(filter)
     );
-    let parameters = [values(lanes), topics(filter), vec![sql::count(most).into()]];
+    let limits = [most, max_bytes].map(|limit| sql::count(limit).into());
+    let parameters = [values(lanes), topics(filter), limits.to_vec()];
     let mut due = Vec::new();
     for mut row in sql::query(conn, statement, parameters.concat()).await? {
         let attempts: i32 = row.next()?;

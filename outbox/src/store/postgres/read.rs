@@ -217,25 +217,42 @@ pub(super) async fn due(
     lanes: &[i16],
     topics: &TopicFilter,
     most: usize,
+    max_bytes: usize,
 ) -> Result<Vec<DueMessage>, StoreError> {
     // One that was never tried is the first of its key because what was before it was taken away.
     let rows = client
         .query_typed(
             "SELECT p.lane, p.id, p.message_id, p.topic, p.partition, p.key, p.payload, \
                 p.headers::text, p.event_type, p.created_at, p.attempts \
-             FROM outbox_parked_firsts($1) AS f \
+             FROM ( \
+                SELECT l.*, sum(l.bytes) OVER ( \
+                    ORDER BY l.next_attempt_at NULLS FIRST, l.lane, l.id \
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING \
+                ) AS before \
+                FROM ( \
+                    SELECT f.lane, f.id, f.next_attempt_at, \
+                        coalesce(octet_length(p.payload), 0) + coalesce(octet_length(p.key), 0) AS bytes \
+                    FROM outbox_parked_firsts($1) AS f \
+                    CROSS JOIN LATERAL ( \
+                        SELECT * FROM outbox_parked AS o WHERE o.lane = f.lane AND o.id = f.id LIMIT 1 \
+                    ) AS p \
+                    WHERE (f.next_attempt_at <= clock_timestamp() OR f.attempts = 0) \
+                        AND p.topic <> ALL ($3) AND ($4 IS NULL OR p.topic = ANY ($4)) \
+                    ORDER BY f.next_attempt_at NULLS FIRST, f.lane, f.id \
+                    LIMIT $2 \
+                ) AS l \
+             ) AS d \
              CROSS JOIN LATERAL ( \
-                SELECT * FROM outbox_parked AS o WHERE o.lane = f.lane AND o.id = f.id LIMIT 1 \
+                SELECT * FROM outbox_parked AS o WHERE o.lane = d.lane AND o.id = d.id LIMIT 1 \
              ) AS p \
-             WHERE (f.next_attempt_at <= clock_timestamp() OR f.attempts = 0) \
-                AND p.topic <> ALL ($3) AND ($4 IS NULL OR p.topic = ANY ($4)) \
-             ORDER BY f.next_attempt_at NULLS FIRST \
-             LIMIT $2",
+             WHERE d.before IS NULL OR d.before < $5 \
+             ORDER BY d.next_attempt_at NULLS FIRST, d.lane, d.id",
             &[
                 (&lanes, Type::INT2_ARRAY),
                 (&i64::try_from(most).unwrap_or(i64::MAX), Type::INT8),
                 (&topics.except, Type::TEXT_ARRAY),
                 (&topics.only, Type::TEXT_ARRAY),
+                (&i64::try_from(max_bytes).unwrap_or(i64::MAX), Type::INT8),
             ],
         )
         .await?;

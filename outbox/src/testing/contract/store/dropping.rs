@@ -73,7 +73,7 @@ pub(super) async fn a_read_that_is_dropped_does_no_harm<F: StoreFixture>(f: &F) 
     for polls in POLLS {
         poll_times(polls, store.read(&request(lanes.clone(), 10))).await;
         poll_times(polls, store.parked_keys(&lanes)).await;
-        poll_times(polls, store.due(&lanes, &TopicFilter::default(), 10)).await;
+        poll_times(polls, store.due(&lanes, &TopicFilter::default(), 10, 1_000)).await;
         poll_times(polls, store.check()).await;
         poll_times(polls, store.clean_archive(LONG, 10)).await;
         let after = owner.contents().await?;

@@ -138,6 +138,7 @@ async fn violations<F: StoreFixture>(
             the_first_of_a_key_is_due_alone,
             nothing_is_due_before_its_time,
             no_more_are_due_than_asked_for,
+            no_more_bytes_are_due_than_asked_for,
             only_topics_that_are_asked_for_are_due,
             a_first_message_that_was_never_tried_is_due,
             a_message_refused_again_waits_anew,
@@ -274,7 +275,9 @@ impl<'f, F: StoreFixture> Owner<'f, F> {
 
     async fn due(&self) -> Result<Vec<DueMessage>, Broken> {
         let topics = TopicFilter::default();
-        let mut due = self.store.due(&self.lanes(), &topics, 10_000).await?;
+        let lanes = self.lanes();
+        let due = self.store.due(&lanes, &topics, 10_000, usize::MAX);
+        let mut due = due.await?;
         due.sort_by_key(|due| due.stored.position);
         Ok(due)
     }

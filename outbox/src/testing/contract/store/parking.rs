@@ -88,7 +88,10 @@ pub(super) async fn the_first_of_a_key_is_due_alone<F: StoreFixture>(f: &F) -> C
     require!(due == expected, "due are {due:?} instead of {expected:?}");
     // Only in the lanes that are asked for.
     for lane in owner.lanes() {
-        let due = f.store().due(&[lane], &TopicFilter::default(), 100).await?;
+        let due = f
+            .store()
+            .due(&[lane], &TopicFilter::default(), 100, usize::MAX)
+            .await?;
         let expected = expected
             .iter()
             .filter(|due| due.stored.position.lane == lane);
@@ -99,7 +102,7 @@ pub(super) async fn the_first_of_a_key_is_due_alone<F: StoreFixture>(f: &F) -> C
     }
     require!(
         f.store()
-            .due(&[], &TopicFilter::default(), 100)
+            .due(&[], &TopicFilter::default(), 100, usize::MAX)
             .await?
             .is_empty(),
         "something is due in no lane"
@@ -138,9 +141,33 @@ pub(super) async fn no_more_are_due_than_asked_for<F: StoreFixture>(f: &F) -> Ca
     owner.park(&parkings).await?;
     let due = f
         .store()
-        .due(&owner.lanes(), &TopicFilter::default(), 5)
+        .due(&owner.lanes(), &TopicFilter::default(), 5, usize::MAX)
         .await?;
     require!(due.len() == 5, "5 were asked for, and {} told", due.len());
+    Ok(())
+}
+
+pub(super) async fn no_more_bytes_are_due_than_asked_for<F: StoreFixture>(f: &F) -> Case {
+    let owner = Owner::new(f).await?;
+    let large = |n: usize| {
+        Message::new("t")
+            .with_key(n.to_string())
+            .with_payload(vec![0; 100])
+    };
+    let written: Vec<_> = (0..10).map(large).collect();
+    let all = owner.insert(&written).await?;
+    let parkings: Vec<_> = all.iter().map(|stored| refused(stored.position)).collect();
+    owner.park(&parkings).await?;
+    // Those before the fourth have more than 300 bytes, and the first comes whatever it has.
+    for (max_bytes, expected) in [(300, 3), (1, 1)] {
+        let (lanes, topics) = (owner.lanes(), TopicFilter::default());
+        let due = f.store().due(&lanes, &topics, 100, max_bytes).await?;
+        require!(
+            due.len() == expected,
+            "with {max_bytes} bytes, {expected} were asked for, and {} told",
+            due.len()
+        );
+    }
     Ok(())
 }
 
@@ -154,7 +181,10 @@ pub(super) async fn only_topics_that_are_asked_for_are_due<F: StoreFixture>(f: &
         only: Some(vec!["a".into(), "b".into()]),
         except: vec!["a".into()],
     };
-    let due = f.store().due(&owner.lanes(), &filter, 100).await?;
+    let due = f
+        .store()
+        .due(&owner.lanes(), &filter, 100, usize::MAX)
+        .await?;
     let topics: Vec<_> = due.iter().map(|due| due.stored.message.topic()).collect();
     require!(topics == ["b"], "of `b` alone, {topics:?} are due");
     Ok(())

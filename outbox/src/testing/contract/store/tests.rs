@@ -37,6 +37,7 @@ enum Flaw {
     ParksWithoutTheRefusal,
     TellsDueOfAllLanes,
     IgnoresTheLimitOfDue,
+    IgnoresTheBytesOfDue,
     TellsParkedKeysOfAllLanes,
     TellsNoKeylessAsParked,
     ForgetsANewRefusal,
@@ -263,16 +264,20 @@ impl Store for Flawed {
         lanes: &[i16],
         topics: &TopicFilter,
         most: usize,
+        max_bytes: usize,
     ) -> Result<Vec<DueMessage>, StoreError> {
         let all: Vec<_> = ALL_LANES.collect();
         match self.flaw {
-            Flaw::TellsDueOfAllLanes => self.store.due(&all, topics, most).await,
+            Flaw::TellsDueOfAllLanes => self.store.due(&all, topics, most, max_bytes).await,
             Flaw::TellsDueOfAllTopics => {
                 let topics = TopicFilter::default();
-                self.store.due(lanes, &topics, most).await
+                self.store.due(lanes, &topics, most, max_bytes).await
             }
-            Flaw::IgnoresTheLimitOfDue => self.store.due(lanes, topics, usize::MAX).await,
-            _ => self.store.due(lanes, topics, most).await,
+            Flaw::IgnoresTheLimitOfDue => {
+                self.store.due(lanes, topics, usize::MAX, max_bytes).await
+            }
+            Flaw::IgnoresTheBytesOfDue => self.store.due(lanes, topics, most, usize::MAX).await,
+            _ => self.store.due(lanes, topics, most, max_bytes).await,
         }
     }
 
@@ -489,6 +494,10 @@ async fn a_flawed_store_is_caught_by_the_rule_that_it_breaks() {
         ),
         (Flaw::TellsDueOfAllLanes, "the first of a key is due alone"),
         (Flaw::IgnoresTheLimitOfDue, "no more are due than asked for"),
+        (
+            Flaw::IgnoresTheBytesOfDue,
+            "no more bytes are due than asked for",
+        ),
         (
             Flaw::TellsParkedKeysOfAllLanes,
             "parked keys are told by lane",
