@@ -491,7 +491,9 @@ async fn what_is_paused_waits() -> Result<()> {
         }
     });
     let runner = || -> Result<_> {
-        let runner = builder(&database, &broker)?.build()?;
+        // What is tried when the runner has not heard of the pause is no matter of this.
+        let policy = OnRejection::Park { attempts: 1 };
+        let runner = builder(&database, &broker)?.on_rejection(policy).build()?;
         let health = runner.health();
         Ok((runner.spawn()?, health))
     };

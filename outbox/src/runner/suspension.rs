@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// A topic that is missing, or that the runner may not write to, is passed over by reads, so that only
 /// its own messages wait. It is tried again after a pause that doubles, and not before all is known that was
-/// sent of it: until then sinks skip its messages, and what they skip would keep them at it.
+/// sent of it: until then sinks skip its messages.
 #[derive(Debug, Default)]
 pub(super) struct Suspensions(HashMap<String, Suspension>);
 

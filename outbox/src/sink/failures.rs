@@ -12,7 +12,8 @@ use crate::Message;
 ///
 /// From a failure on, messages of the same ordering key, of the same topic if the topic is unavailable,
 /// or all messages if the sink is, must be skipped until the runner has heard of it: until the outcomes
-/// of all batches that such messages were in have been awaited. The sink opens each batch here, drops
+/// of all batches until then have been awaited. What is skipped must not be passed either, so its key is held in
+/// the same way. The sink opens each batch here, drops
 /// the [`OpenBatch`] when its outcomes are told, asks before it sends a message, and notes what failed.
 #[derive(Clone, Default)]
 pub struct Failures(Arc<Mutex<State>>);
@@ -64,25 +65,22 @@ impl Failures {
     ) -> Option<T> {
         let mut state = self.lock();
         let latest = state.latest;
-        // What is skipped now must not be passed either.
-        let mut concerned = false;
-        if let Some(last) = &mut state.all {
-            *last = latest;
-            concerned = true;
-        }
-        if let Some(last) = state.topics.get_mut(message.topic()) {
-            *last = latest;
-            concerned = true;
-        }
+        let all = state.all.is_some() || state.topics.contains_key(message.topic());
         // The key is only looked at when there is anything to compare it with.
-        if !state.keys.is_empty()
-            && let Some(key) = message.ordering_key().fingerprint()
-            && let Some(last) = state.keys.get_mut(&key)
-        {
-            *last = latest;
-            concerned = true;
+        let key = match all || !state.keys.is_empty() {
+            true => message.ordering_key().fingerprint(),
+            false => None,
+        };
+        let concerned = all || key.is_some_and(|key| state.keys.contains_key(&key));
+        if !concerned {
+            return Some(send());
         }
-        (!concerned).then(send)
+        // What is skipped now must not be passed either. Only its key is held for that: if the whole sink or topic was,
+        // what is skipped of other keys while others are in flight would hold it for ever.
+        if let Some(key) = key {
+            state.keys.insert(key, latest);
+        }
+        None
     }
 
     /// Takes note that a message of an open batch was not delivered, or may not have been.
@@ -215,6 +213,28 @@ mod tests {
         let _third = failures.open_batch();
         assert!(!failures.concern(&keyed("a")), "the second is still open");
         drop(second);
+    }
+
+    /// Or a sink with several topics, of which one fails, would take none of the others' as long as batches overlap.
+    #[test]
+    fn what_was_skipped_prolongs_only_its_key() {
+        for error in [
+            SinkError::unavailable("away"),
+            SinkError::topic_unavailable("missing"),
+        ] {
+            let failures = Failures::default();
+            let first = failures.open_batch();
+            failures.note(&keyed("a"), &error);
+            let second = failures.open_batch();
+            assert!(failures.concern(&keyed("b")), "skipped in the second");
+            drop(first);
+            let third = failures.open_batch();
+            assert!(failures.concern(&keyed("b")), "which is not known yet");
+            assert!(!failures.concern(&keyed("c")));
+            drop((second, third));
+            let _fourth = failures.open_batch();
+            assert!(!failures.concern(&keyed("b")));
+        }
     }
 
     #[test]
