@@ -100,9 +100,6 @@ pub use self::tls::SinkTls;
 ///
 /// impl Channel {
 ///     async fn hand_over(&self, message: &Message, deadline: Instant) -> Outcome {
-///         if self.failures.concern(message) {
-///             return Err(SinkError::skipped());
-///         }
 ///         // A full channel is waited for.
 ///         let left = deadline.saturating_duration_since(Instant::now());
 ///         match tokio::time::timeout(left, self.sender.reserve()).await {
@@ -118,7 +115,10 @@ pub use self::tls::SinkTls;
 ///         let open = self.failures.open_batch();
 ///         let mut outcomes = Vec::with_capacity(batch.len());
 ///         for StoredMessage { message, .. } in batch {
-///             let outcome = self.hand_over(message, deadline).await;
+///             let outcome = match open.must_skip(message) {
+///                 true => Err(SinkError::skipped()),
+///                 false => self.hand_over(message, deadline).await,
+///             };
 ///             if let Err(error) = &outcome {
 ///                 self.failures.note(message, error);
 ///             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 
-use super::{Delivery, Outcome, Sink, SinkConfigError, SinkError, SinkErrorKind};
+use super::{Delivery, Failures, Outcome, Sink, SinkConfigError, SinkError, SinkErrorKind};
 use crate::store::StoredMessage;
 
 /// Sends messages to several sinks, by their topics.
@@ -52,6 +52,8 @@ use crate::store::StoredMessage;
 /// ```
 pub struct Router {
     routes: Vec<Route>,
+    /// A sink holds nothing up any more when it has told all of its part, but the runner is told of the whole.
+    failures: Failures,
 }
 
 /// Configures a [`Router`].
@@ -142,6 +144,7 @@ impl RouterBuilder {
         }
         Ok(Router {
             routes: self.routes,
+            failures: Failures::default(),
         })
     }
 }
@@ -212,11 +215,15 @@ impl Sink for Router {
     async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
         // Then it is not for the sinks that they take nothing.
         let late = Instant::now() >= deadline;
+        let open = self.failures.open_batch();
         let mut parts: Vec<Part> = Vec::new();
         parts.resize_with(self.routes.len(), Part::default);
         let mut outcomes: Vec<Outcome> = vec![Err(untold()); batch.len()];
         for (index, stored) in batch.iter().enumerate() {
             match self.route(stored.message.topic()) {
+                Ok(_) if open.must_skip(&stored.message) => {
+                    outcomes[index] = Err(SinkError::skipped());
+                }
                 Ok(route) => {
                     parts[route].indices.push(index);
                     parts[route].messages.push(stored.clone());
@@ -228,18 +235,30 @@ impl Sink for Router {
         let parts = parts.filter(|(part, _)| !part.messages.is_empty());
         let sent = join_all(parts.map(|(part, route)| async move {
             let delivery = route.sink.send(&part.messages, deadline).await;
-            (part.indices, delivery)
+            (part, delivery)
         }));
         let sent = sent.await;
+        let failures = self.failures.clone();
         Delivery::new(async move {
-            let deliveries = sent
-                .into_iter()
-                .map(|(indices, delivery)| async move { (indices, delivery.await) });
-            for (indices, of_sink) in join_all(deliveries).await {
-                for (index, outcome) in indices.into_iter().zip(of_sink) {
-                    outcomes[index] = outcome.map_err(|error| of_topic(error, late));
+            let failures = &failures;
+            let known = sent.into_iter().map(|(part, delivery)| async move {
+                let mut told = delivery.await;
+                told.resize_with(part.messages.len(), || Err(untold()));
+                // From now on its sink believes that the runner knows.
+                for (stored, outcome) in part.messages.iter().zip(&mut told) {
+                    if let Err(error) = outcome {
+                        *error = of_topic(error.clone(), late);
+                        failures.note(&stored.message, error);
+                    }
+                }
+                (part.indices, told)
+            });
+            for (indices, told) in join_all(known).await {
+                for (index, outcome) in indices.into_iter().zip(told) {
+                    outcomes[index] = outcome;
                 }
             }
+            drop(open);
             outcomes
         })
     }
@@ -438,6 +457,64 @@ mod tests {
         let stopped = runner.build().unwrap().run_until(async {}).await;
         assert_eq!(stopped.unwrap().delivered, 0);
         assert!(sinks.iter().all(|sink| sink.0.load(Ordering::Relaxed)));
+    }
+
+    /// The runner has not heard of it while it waits for another sink.
+    #[tokio::test]
+    async fn nothing_passes_what_failed_while_another_sink_takes_its_time() {
+        struct Slow;
+        impl Sink for Slow {
+            async fn send(&self, batch: &[StoredMessage], _: Instant) -> Delivery {
+                let outcomes = vec![Ok(()); batch.len()];
+                let delay = Sink::delivery_timeout(self);
+                Delivery::new(tokio::time::sleep(delay).map(|()| outcomes))
+            }
+
+            fn delivery_timeout(&self) -> Duration {
+                Duration::from_millis(20)
+            }
+        }
+        for kind in [SinkErrorKind::Rejected, SinkErrorKind::Unavailable] {
+            let fails = std::sync::atomic::AtomicBool::new(true);
+            let fails_once = sink_fn(move |_| {
+                let fails = fails.swap(false, std::sync::atomic::Ordering::Relaxed);
+                async move {
+                    if fails {
+                        Err(SinkError::new(kind, "no"))
+                    } else {
+                        Ok(())
+                    }
+                }
+            });
+            let router = Router::builder()
+                .route(["fast"], fails_once)
+                .route(["slow"], Slow)
+                .build()
+                .unwrap();
+            let send = async |topic: &str, key: &str| {
+                let batch = [topic, "slow"].map(|topic| StoredMessage {
+                    position: crate::store::Position { lane: 0, id: 0 },
+                    message: Message::new(topic).with_key(key),
+                    created_at: std::time::SystemTime::UNIX_EPOCH,
+                    defect: None,
+                });
+                let deadline = Instant::now() + Duration::from_secs(60);
+                Sink::send(&router, &batch, deadline).await
+            };
+            let mut first = send("fast", "k").await;
+            assert!((&mut first).now_or_never().is_none());
+            let second = send("fast", "k").await;
+            assert_eq!(
+                first
+                    .await
+                    .iter()
+                    .filter(|outcome| outcome.is_err())
+                    .count(),
+                1
+            );
+            assert_eq!(second.await[0], Err(SinkError::skipped()));
+            assert_eq!(send("fast", "k").await.await[0], Ok(()), "it is known now");
+        }
     }
 
     #[tokio::test]

@@ -124,9 +124,6 @@ where
     Fut: Future<Output = Outcome> + Send,
 {
     async fn deliver(&self, stored: &StoredMessage, deadline: Instant) -> Outcome {
-        if self.failures.concern(&stored.message) {
-            return Err(SinkError::skipped());
-        }
         // As the runner does, by tokio's clock: a test may have paused it.
         if tokio::time::Instant::now().into_std() >= deadline {
             return Err(SinkError::unavailable("the lease comes to its end"));
@@ -151,7 +148,10 @@ where
         let open = self.failures.open_batch();
         let mut outcomes = Vec::with_capacity(batch.len());
         for stored in batch {
-            let outcome = self.deliver(stored, deadline).await;
+            let outcome = match open.must_skip(&stored.message) {
+                true => Err(SinkError::skipped()),
+                false => self.deliver(stored, deadline).await,
+            };
             if let Err(error) = &outcome {
                 self.failures.note(&stored.message, error);
             }

@@ -36,7 +36,7 @@ impl RecordingSink {
         {
             let outcome = match defect {
                 Some(defect) => Err(SinkError::rejected(defect)),
-                None => self.decide(&message, deadline),
+                None => self.decide(&open, &message, deadline),
             };
             match outcome {
                 Ok(()) => {

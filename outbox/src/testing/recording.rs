@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::Message;
-use crate::sink::{Delivery, Failures, Outcome, Sink, SinkError, SinkErrorKind};
+use crate::sink::{Delivery, Failures, OpenBatch, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::store::StoredMessage;
 
 /// How long a test waits for what it expects.
@@ -92,8 +92,8 @@ impl RecordingSink {
         self.delivered()
     }
 
-    pub(super) fn decide(&self, message: &Message, deadline: Instant) -> Outcome {
-        if self.failures.concern(message) {
+    pub(super) fn decide(&self, open: &OpenBatch, message: &Message, deadline: Instant) -> Outcome {
+        if open.must_skip(message) {
             return Err(SinkError::skipped());
         }
         // As the runner does, by tokio's clock: a test may have paused it.
@@ -114,7 +114,7 @@ impl Sink for RecordingSink {
         let open = self.failures.open_batch();
         let mut outcomes = Vec::with_capacity(batch.len());
         for StoredMessage { message, .. } in batch {
-            let outcome = self.decide(message, deadline);
+            let outcome = self.decide(&open, message, deadline);
             match &outcome {
                 Ok(()) => self.delivered.send_modify(|log| log.push(message.clone())),
                 // Its refusal counts as known when it is told.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use outbox::Message;
-use outbox::sink::{Delivery, Failures, Outcome, Sink, SinkError, Transactions};
+use outbox::sink::{Delivery, Failures, OpenBatch, Outcome, Sink, SinkError, Transactions};
 use outbox::store::StoredMessage;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -34,6 +34,8 @@ pub(crate) struct FaultySink {
 /// A message in the producer's queue.
 struct Queued {
     message: Message,
+    /// Its batch, which is open until all of it is sent, and its outcomes are told.
+    open: Arc<OpenBatch>,
     expires: Instant,
     outcome: oneshot::Sender<Outcome>,
 }
@@ -73,6 +75,7 @@ impl FaultySink {
     /// Takes a message over, or says why not.
     async fn enqueue(
         &self,
+        open: &Arc<OpenBatch>,
         message: &Message,
         deadline: std::time::Instant,
     ) -> Result<oneshot::Receiver<Outcome>, SinkError> {
@@ -85,7 +88,7 @@ impl FaultySink {
         if chance.strikes(Fault::SinkHangs, 3) {
             tokio::time::sleep_until(deadline.into()).await;
         }
-        if self.broker.flaw != Flaw::SkipsNothing && self.failures.concern(message) {
+        if self.broker.flaw != Flaw::SkipsNothing && open.must_skip(message) {
             return Err(SinkError::skipped());
         }
         if now() >= deadline {
@@ -101,6 +104,7 @@ impl FaultySink {
         let (outcome, told) = oneshot::channel();
         let queued = Queued {
             message: message.clone(),
+            open: open.clone(),
             expires: Instant::now() + DELIVERY_TIMEOUT,
             outcome,
         };
@@ -120,14 +124,14 @@ impl Sink for FaultySink {
             // Without a report on the terminal.
             std::panic::resume_unwind(Box::new("simulated"));
         }
-        let open = self.failures.open_batch();
+        let open = Arc::new(self.failures.open_batch());
         let mut batch: Vec<_> = batch.iter().enumerate().collect();
         if self.broker.flaw == Flaw::Reorders && self.chance.happens(100) {
             batch.reverse();
         }
         let mut told = Vec::with_capacity(batch.len());
         for (index, StoredMessage { message, .. }) in batch {
-            let accepted = self.enqueue(message, deadline).await;
+            let accepted = self.enqueue(&open, message, deadline).await;
             if let Err(error) = &accepted {
                 self.failures.note(message, error);
             }
@@ -188,7 +192,7 @@ impl Producer {
                 return;
             }
             let stood_still = stood_still.elapsed() > Duration::ZERO;
-            let outcome = self.send(&next.message, next.expires, stood_still);
+            let outcome = self.send(&next, stood_still);
             if let Err(error) = &outcome
                 && self.broker.flaw != Flaw::SkipsNothing
                 // Its refusal counts as known when it is told.
@@ -196,17 +200,24 @@ impl Producer {
             {
                 self.failures.note(&next.message, error);
             }
+            drop(next.open);
             // Nobody may wait for it any more.
             let _ = next.outcome.send(outcome);
         }
     }
 
-    fn send(&self, message: &Message, expires: Instant, stood_still: bool) -> Outcome {
+    fn send(&self, queued: &Queued, stood_still: bool) -> Outcome {
         let chance = &self.chance;
-        if self.broker.flaw != Flaw::SkipsNothing && self.failures.concern(message) {
+        let Queued {
+            message,
+            open,
+            expires,
+            ..
+        } = queued;
+        if self.broker.flaw != Flaw::SkipsNothing && open.must_skip(message) {
             return Err(SinkError::skipped());
         }
-        if Instant::now() >= expires {
+        if Instant::now() >= *expires {
             // It was on its way already when the process stood still.
             if stood_still && self.late && chance.strikes(Fault::SentByAZombie, 500) {
                 self.broker.append(message.clone());

@@ -9,6 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::task::JoinSet;
 
+use super::super::failures::BatchNumber;
 use super::super::turns::{Rounds, Turns};
 use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
 use super::config::KafkaConfigError;
@@ -157,7 +158,8 @@ impl AtLeastOnce {
         };
         match &self.turns {
             None => {
-                let delivery = producer.enqueue(batch.iter(), deadline).await;
+                let delivery = producer.enqueue(open.number(), batch.iter(), deadline);
+                let delivery = delivery.await;
                 told(open, async move {
                     let outcomes = delivery.await;
                     // Kept until its reports are there.
@@ -167,8 +169,9 @@ impl AtLeastOnce {
             }
             Some(turns) => {
                 let rounds = turns.take(batch);
-                let rounds = self.send_in_turns(rounds, producer, batch, deadline).await;
-                told(open, rounds)
+                let number = open.number();
+                let sent = self.send_in_turns(number, rounds, producer, batch, deadline);
+                told(open, sent.await)
             }
         }
     }
@@ -177,6 +180,7 @@ impl AtLeastOnce {
     /// outcomes: those of a later batch may be waited for first.
     async fn send_in_turns(
         &self,
+        number: BatchNumber,
         rounds: Rounds,
         producer: Arc<PolledProducer>,
         batch: &[StoredMessage],
@@ -194,7 +198,9 @@ impl AtLeastOnce {
         let mut round = pick(first);
         let mut following: VecDeque<_> = following.into_iter().map(pick).collect();
         let (failures, count) = (self.failures.clone(), batch.len());
-        let mut sent = producer.enqueue(round.messages.iter(), deadline).await;
+        let mut sent = producer
+            .enqueue(number, round.messages.iter(), deadline)
+            .await;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut outcomes: Vec<Outcome> = vec![Err(SinkError::skipped()); count];
@@ -213,7 +219,10 @@ impl AtLeastOnce {
                 };
                 round = next;
                 sent = match Instant::now() < deadline {
-                    true => producer.enqueue(round.messages.iter(), deadline).await,
+                    true => {
+                        let messages = round.messages.iter();
+                        producer.enqueue(number, messages, deadline).await
+                    }
                     // The runner sends them again, under a lease that lasts.
                     false => Delivery::ready(vec![Err(SinkError::skipped()); round.messages.len()]),
                 };
@@ -251,9 +260,10 @@ struct Round {
 }
 
 impl PolledProducer {
-    /// Puts messages into librdkafka's queue, in their order.
+    /// Puts messages of a batch into librdkafka's queue, in their order.
     async fn enqueue(
         &self,
+        number: BatchNumber,
         messages: impl ExactSizeIterator<Item = &StoredMessage>,
         deadline: Instant,
     ) -> Delivery {
@@ -266,7 +276,7 @@ impl PolledProducer {
             let Some(&token) = unsent.tokens.front() else {
                 break;
             };
-            let queued = self.enqueue_one(stored, token, deadline).await;
+            let queued = self.enqueue_one(number, stored, token, deadline).await;
             unsent.tokens.pop_front();
             if let Err(error) = queued {
                 let message = &stored.message;
@@ -283,6 +293,7 @@ impl PolledProducer {
     #[allow(clippy::result_large_err)]
     async fn enqueue_one(
         &self,
+        number: BatchNumber,
         stored: &StoredMessage,
         token: Token,
         deadline: Instant,
@@ -294,8 +305,10 @@ impl PolledProducer {
             if Instant::now() >= deadline {
                 return Err(SinkError::unavailable("the lease comes to its end"));
             }
-            let failures = self.failures();
-            let sent = failures.unless_concerned(&stored.message, || self.send(record));
+            let send = || self.send(record);
+            let sent = self
+                .failures()
+                .unless_concerned(number, &stored.message, send);
             match sent.ok_or_else(SinkError::skipped)? {
                 Ok(()) => {
                     if waited {

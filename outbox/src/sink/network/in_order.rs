@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
+use super::super::failures::BatchNumber;
 use super::super::turns::{Rounds, Turns};
 use super::super::{Delivery, Failures, Outcome, SinkError, SinkErrorKind};
 use crate::store::StoredMessage;
@@ -70,6 +71,7 @@ pub(in super::super) struct Item {
     batch: Arc<[StoredMessage]>,
     index: usize,
     failures: Failures,
+    number: BatchNumber,
 }
 
 impl Deref for Item {
@@ -83,16 +85,18 @@ impl Deref for Item {
 impl Item {
     #[cfg(test)]
     pub(in super::super) fn alone(stored: StoredMessage) -> Self {
+        let failures = Failures::default();
         Self {
             batch: [stored].into(),
             index: 0,
-            failures: Failures::default(),
+            number: failures.open_batch().number(),
+            failures,
         }
     }
 
     /// Whether nothing that failed before is in its way, and there is time left.
     pub(in super::super) fn may_go(&self, deadline: Instant) -> Result<(), SinkError> {
-        if self.failures.concern(&self.message) {
+        if self.failures.concern(self.number, &self.message) {
             return Err(SinkError::skipped());
         }
         if Instant::now() >= deadline {
@@ -154,6 +158,7 @@ impl<C: Carrier> InOrder<C> {
         let sender = Sender {
             carrier: self.carrier.clone(),
             failures: self.failures.clone(),
+            number: open.number(),
             batch: batch.into(),
             deadline,
         };
@@ -198,6 +203,7 @@ struct Sent {
 struct Sender<C> {
     carrier: Arc<C>,
     failures: Failures,
+    number: BatchNumber,
     batch: Arc<[StoredMessage]>,
     deadline: Instant,
 }
@@ -209,6 +215,7 @@ impl<C: Carrier> Sender<C> {
             batch: self.batch.clone(),
             index,
             failures: self.failures.clone(),
+            number: self.number,
         };
         let round = indices.iter().map(item).collect();
         let carrier = self.carrier.clone();
@@ -250,6 +257,9 @@ impl<C: Carrier> Sender<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod schedules;
 
 #[cfg(test)]
 mod tests {
@@ -388,6 +398,24 @@ mod tests {
         rig.reply("b1", Ok(()));
         let skipped = Err(SinkError::skipped());
         assert_eq!(delivery.await, [Ok(()), Err(unknown), Ok(()), skipped]);
+    }
+
+    /// Although its first messages took so long that the runner has heard of it, and sent more.
+    #[tokio::test]
+    async fn what_waited_in_a_batch_does_not_pass_what_failed_when_the_batch_was_opened() {
+        let rig = Rig::new(1);
+        let first = rig.send("a1 c1").await;
+        rig.reply("a1", Err(SinkError::rejected("no")));
+        rig.got().await;
+        let second = rig.send("b1 a2").await;
+        rig.reply("c1", Ok(()));
+        assert_eq!(first.await, [Err(SinkError::rejected("no")), Ok(())]);
+        let third = rig.send("d1").await;
+        rig.reply("b1", Ok(()));
+        rig.reply("d1", Ok(()));
+        assert_eq!(rig.got().await, "a1 c1 b1 d1");
+        assert_eq!(second.await, [Ok(()), Err(SinkError::skipped())]);
+        assert_eq!(third.await, [Ok(())]);
     }
 
     /// Its later messages would pass those that were to be sent.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::sink::{Failures, SinkError, SinkFn, sink_fn};
+use crate::sink::{Failures, OpenBatch, SinkError, SinkFn, sink_fn};
 use crate::testing::RecordingSink;
 
 /// Messages of this type fail for the reason that it names.
@@ -171,8 +171,8 @@ impl Flawed {
         }
     }
 
-    fn decide(&self, message: &Message, deadline: Instant) -> Outcome {
-        if self.failures.concern(message) && self.flaw != Flaw::SkipsNothing {
+    fn decide(&self, open: &OpenBatch, message: &Message, deadline: Instant) -> Outcome {
+        if open.must_skip(message) && self.flaw != Flaw::SkipsNothing {
             return Err(SinkError::skipped());
         }
         if Instant::now() >= deadline && self.flaw != Flaw::IgnoresTheDeadline {
@@ -212,19 +212,20 @@ impl Sink for Flawed {
             Flaw::WaitsForOutcomesToBeAwaited => Some(self.turn.clone().lock_owned().await),
             _ => None,
         };
-        let mut open = Some(self.failures.open_batch());
+        let open = self.failures.open_batch();
         let mut outcomes = Vec::new();
         let mut messages: Vec<_> = batch.iter().map(|stored| &stored.message).collect();
         if self.flaw == Flaw::InvertsTheOrder {
             messages.reverse();
         }
         for message in messages {
-            let outcome = self.decide(message, deadline);
+            let outcome = self.decide(&open, message, deadline);
             if let Err(error) = &outcome {
                 self.note(message, error);
             }
             outcomes.push(outcome);
         }
+        let mut open = Some(open);
         match self.flaw {
             Flaw::InvertsTheOrder => outcomes.reverse(),
             Flaw::LosesAnOutcome => drop(outcomes.pop()),
