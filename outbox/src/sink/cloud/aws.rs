@@ -111,7 +111,13 @@ pub(in super::super) fn by_code(code: &str, message: &str, target: &str) -> Sink
 /// The same, if the code tells.
 pub(in super::super) fn known(code: &str, message: &str, target: &str) -> Option<SinkError> {
     let name = code.rsplit(['.', '#']).next().unwrap_or(code);
+    let is_of_kms = |part: &str| part.to_ascii_lowercase().starts_with("kms");
     let error = match name {
+        // SQS writes `KMS.DisabledException`, which is not the queue's own, where Kinesis writes `KMSDisabledException`.
+        _ if code.split(['.', '#']).any(is_of_kms) => SinkError::topic_unavailable(format!(
+            "{target} is encrypted by a key that can't be used ({code}); correct it, and the messages follow: \
+             {message}"
+        )),
         "QueueDoesNotExist"
         | "NonExistentQueue"
         | "QueueDeletedRecently"
@@ -153,12 +159,6 @@ pub(in super::super) fn known(code: &str, message: &str, target: &str) -> Option
         name if name.contains("Throttl") || is_limit(name) => SinkError::topic_unavailable(
             format!("{target} takes no more for the moment ({code}): {message}"),
         ),
-        name if name.to_ascii_lowercase().starts_with("kms") => {
-            SinkError::topic_unavailable(format!(
-                "{target} is encrypted by a key that can't be used ({code}); correct it, and the \
-                 messages follow: {message}"
-            ))
-        }
         _ => return None,
     };
     Some(error)
@@ -185,6 +185,10 @@ mod tests {
             ("AccessDenied", TopicUnavailable),
             ("KMSAccessDeniedException", TopicUnavailable),
             ("KmsDisabled", TopicUnavailable),
+            ("KMS.DisabledException", TopicUnavailable),
+            ("KMS.OptInRequired", TopicUnavailable),
+            ("KMS.AccessDeniedException", TopicUnavailable),
+            ("OptInRequired", Unavailable),
             ("KMSThrottlingException", TopicUnavailable),
             ("InvalidClientTokenId", Unavailable),
             ("ThrottlingException", TopicUnavailable),

@@ -37,11 +37,13 @@ pub(in super::super) trait Service: Send + Sync + 'static {
     /// What the service counts against [`Most::bytes`].
     fn bytes(entry: &Self::Entry) -> usize;
 
-    /// Sends one request: an outcome an entry, or what concerns all of them.
+    /// Sends one request: an outcome an entry, or what concerns all of them. It must [end](within) in time; what is
+    /// known by then counts.
     fn deliver(
         &self,
         target: &str,
         entries: &[Self::Entry],
+        until: Instant,
     ) -> impl Future<Output = Result<Vec<Outcome>, SinkError>> + Send;
 
     /// Whether it is there, and takes messages from who asks.
@@ -112,14 +114,10 @@ impl<S: Service> Requests<S> {
             .collect();
         let mut may_go = outcomes.iter().map(Result::is_ok);
         request.entries.retain(|_| may_go.next() == Some(true));
-        let told = self.deliver(&request.target, &request.entries);
-        let told = tokio::time::timeout(self.timeout, told).await;
-        let mut told = told.unwrap_or_else(|_| {
-            let (target, timeout) = (&request.target, self.timeout);
-            let slow = SinkError::unavailable(format!("{target:?}: no answer within {timeout:?}"));
-            vec![Err(slow); request.entries.len()]
-        });
-        let mut told = told.drain(..);
+        // By tokio's clock: a test may have paused it.
+        let until = tokio::time::Instant::now().into_std() + self.timeout;
+        let told = self.deliver(&request.target, &request.entries, until);
+        let mut told = told.await.into_iter();
         for (item, outcome) in request.items.iter().zip(&mut outcomes) {
             if outcome.is_ok() {
                 // There are as many as there are entries.
@@ -138,12 +136,13 @@ impl<S: Service> Requests<S> {
         &'s self,
         target: &'s str,
         entries: &'s [S::Entry],
+        until: Instant,
     ) -> BoxFuture<'s, Vec<Outcome>> {
         async move {
             if entries.is_empty() {
                 return Vec::new();
             }
-            match self.service.deliver(target, entries).await {
+            match self.service.deliver(target, entries, until).await {
                 Ok(mut outcomes) => {
                     // A service that forgets to answer has not said that it has the message.
                     let silent = SinkError::unavailable(format!("{target:?}: no answer"));
@@ -152,8 +151,8 @@ impl<S: Service> Requests<S> {
                 }
                 Err(error) if error.kind() == SinkErrorKind::Rejected && entries.len() > 1 => {
                     let (first, second) = entries.split_at(entries.len() / 2);
-                    let mut outcomes = self.deliver(target, first).await;
-                    outcomes.extend(self.deliver(target, second).await);
+                    let mut outcomes = self.deliver(target, first, until).await;
+                    outcomes.extend(self.deliver(target, second, until).await);
                     outcomes
                 }
                 Err(error) => vec![Err(error); entries.len()],
@@ -161,6 +160,21 @@ impl<S: Service> Requests<S> {
         }
         .boxed()
     }
+}
+
+/// Waits no longer for the answer of a target.
+pub(in super::super) async fn within<T>(
+    until: Instant,
+    target: &str,
+    answer: impl Future<Output = Result<T, SinkError>>,
+) -> Result<T, SinkError> {
+    tokio::time::timeout_at(until.into(), answer)
+        .await
+        .unwrap_or_else(|_| {
+            Err(SinkError::unavailable(format!(
+                "{target:?}: no answer in time"
+            )))
+        })
 }
 
 impl<S: Service> Carrier for Requests<S> {
@@ -243,8 +257,9 @@ mod tests {
 
     /// Takes three entries a request, and refuses a request as a whole for one that begins with `x`. Of entries
     /// that begin with `-` it says nothing.
+    /// The requests, and how long each takes.
     #[derive(Default)]
-    struct Recorder(Mutex<Vec<String>>);
+    struct Recorder(Mutex<Vec<String>>, Duration);
 
     impl Service for Recorder {
         type Entry = String;
@@ -271,7 +286,17 @@ mod tests {
             entry.len()
         }
 
-        async fn deliver(&self, _: &str, entries: &[String]) -> Result<Vec<Outcome>, SinkError> {
+        async fn deliver(
+            &self,
+            target: &str,
+            entries: &[String],
+            until: Instant,
+        ) -> Result<Vec<Outcome>, SinkError> {
+            within(until, target, async {
+                tokio::time::sleep(self.1).await;
+                Ok(())
+            })
+            .await?;
             let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             requests.push(entries.join(" "));
             match entries.iter().any(|entry| entry.starts_with('x')) {
@@ -291,6 +316,13 @@ mod tests {
 
     /// `t:a1`: a topic and a payload, whose first two letters are the key.
     async fn send(messages: &str) -> (Vec<Option<SinkErrorKind>>, Vec<String>) {
+        send_slowly(messages, Duration::ZERO).await
+    }
+
+    async fn send_slowly(
+        messages: &str,
+        each: Duration,
+    ) -> (Vec<Option<SinkErrorKind>>, Vec<String>) {
         let stored = |text: &str| {
             let (topic, payload) = text.split_once(':').unwrap();
             StoredMessage {
@@ -304,7 +336,7 @@ mod tests {
         };
         let batch: Vec<_> = messages.split(' ').map(stored).collect();
         let timeout = Duration::from_secs(60);
-        let sender = InOrder::new(Requests::new(Recorder::default(), timeout), 1);
+        let sender = InOrder::new(Requests::new(Recorder(Mutex::default(), each), timeout), 1);
         let outcomes = sender.send(&batch, Instant::now() + timeout).await.await;
         let kind = |outcome: Outcome| outcome.err().map(|error| error.kind());
         let requests = sender.carrier().service().0.lock().unwrap().clone();
@@ -327,6 +359,16 @@ mod tests {
             [None, Some(rejected), None, Some(skipped), Some(rejected)]
         );
         assert_eq!(requests, ["aa xx cc", "aa", "xx cc", "xx", "cc"]);
+    }
+
+    /// Or all would be sent again, and nobody would ever get further.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_when_the_time_is_over_counts() {
+        let minute = Duration::from_secs(60);
+        let (outcomes, requests) = send_slowly("t:aa t:bb t:xx", minute * 2 / 7).await;
+        assert_eq!(requests, ["aa bb xx", "aa", "bb xx"]);
+        let unavailable = Some(SinkErrorKind::Unavailable);
+        assert_eq!(outcomes, [None, unavailable, unavailable]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use aws_sdk_kinesis::Client;
 
 use self::record::Record;
-use super::cloud::aws;
-use super::cloud::requests::{Most, Requests, Service};
+use super::cloud::requests::{Most, Requests, Service, within};
+use super::cloud::{aws, impossible};
 use super::network::in_order::InOrder;
 use super::network::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
@@ -185,37 +185,12 @@ impl Streams {
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn described(stream: &str) -> String {
-    format!("stream {stream:?}")
-}
-
-impl Service for Streams {
-    type Entry = Record;
-
-    const NAME: &str = "Kinesis";
-
-    /// Of Kinesis: 500 records, and 10 MiB. Where a stream takes no records above 1 MiB, a request of more
-    /// than 5 MiB may be too much: so it is for one record alone, which is then the one that is refused.
-    const MOST: Most = Most {
-        entries: 500,
-        bytes: 5 << 20,
-    };
-
-    fn target(&self, message: &Message) -> Result<String, SinkError> {
-        self.names.fill(message).map_err(SinkError::rejected)
-    }
-
-    fn entry(&self, message: &Message) -> Result<Record, SinkError> {
-        Record::new(message, self.format)
-    }
-
-    fn bytes(record: &Record) -> usize {
-        record.bytes()
-    }
-
-    async fn deliver(&self, stream: &str, records: &[Record]) -> Result<Vec<Outcome>, SinkError> {
+    async fn put_records(
+        &self,
+        stream: &str,
+        records: &[Record],
+    ) -> Result<Vec<Outcome>, SinkError> {
         let target = described(stream);
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
@@ -244,6 +219,58 @@ impl Service for Streams {
         };
         Ok(answer.records().iter().map(outcome).collect())
     }
+}
+
+fn described(stream: &str) -> String {
+    format!("stream {stream:?}")
+}
+
+/// By the rules of Kinesis (`CreateStream`).
+fn is_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    (1..=128).contains(&name.len()) && name.chars().all(legal)
+}
+
+impl Service for Streams {
+    type Entry = Record;
+
+    const NAME: &str = "Kinesis";
+
+    /// Of Kinesis: 500 records, and 10 MiB. Where a stream takes no records above 1 MiB, a request of more
+    /// than 5 MiB may be too much: so it is for one record alone, which is then the one that is refused.
+    const MOST: Most = Most {
+        entries: 500,
+        bytes: 5 << 20,
+    };
+
+    fn target(&self, message: &Message) -> Result<String, SinkError> {
+        let name = self.names.fill(message).map_err(SinkError::rejected)?;
+        match is_name(&name) {
+            true => Ok(name),
+            false => Err(impossible(
+                "stream",
+                &name,
+                "it has 1 to 128 letters, digits, `_`, `.` and `-`",
+            )),
+        }
+    }
+
+    fn entry(&self, message: &Message) -> Result<Record, SinkError> {
+        Record::new(message, self.format)
+    }
+
+    fn bytes(record: &Record) -> usize {
+        record.bytes()
+    }
+
+    async fn deliver(
+        &self,
+        stream: &str,
+        records: &[Record],
+        until: Instant,
+    ) -> Result<Vec<Outcome>, SinkError> {
+        within(until, stream, self.put_records(stream, records)).await
+    }
 
     async fn check(&self) -> Result<(), SinkError> {
         let known: Vec<String> = self.lock().iter().cloned().collect();
@@ -258,5 +285,18 @@ impl Service for Streams {
             self.look_up(&stream).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_kinesis_can_not_have_is_known() {
+        assert!(is_name("shop.orders_eu-1") && is_name(&"a".repeat(128)));
+        for name in ["", "shop/orders", "ä", &"a".repeat(129)] {
+            assert!(!is_name(name), "{name}");
+        }
     }
 }

@@ -256,8 +256,15 @@ impl Publisher for Link {
     }
 }
 
+/// A server closes the connection when a line is longer than its `max_control_line`, by default 4,096 bytes. It has
+/// the inbox for the answer and the sizes too.
+const LONGEST_SUBJECT: usize = 3_900;
+
 /// By the rules of NATS, and apart from what is the server's own.
 fn check_subject(subject: &str) -> Result<(), &'static str> {
+    if subject.len() > LONGEST_SUBJECT {
+        return Err("it is too long for a server's `max_control_line` of 4,096 bytes");
+    }
     if subject.starts_with('$') || subject.starts_with("_INBOX.") {
         return Err("what begins with \"$\" or \"_INBOX.\" is the server's own");
     }
@@ -283,6 +290,9 @@ mod tests {
         for subject in ["orders", "shop.orders.17", "a*b.>c", "ä"] {
             assert_eq!(check_subject(subject), Ok(()), "{subject}");
         }
+        let long = "a".repeat(LONGEST_SUBJECT);
+        assert_eq!(check_subject(&long), Ok(()));
+        assert!(check_subject(&(long + "a")).is_err());
         for subject in [
             "",
             ".",

@@ -6,8 +6,9 @@
 //! How a round goes is a [`Carrier`]'s business. To a broker that takes messages one by one it goes by a
 //! [`Publisher`]; to a service that takes requests of many, by `cloud::requests`.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ops::Deref;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use super::super::failures::BatchNumber;
-use super::super::turns::{Rounds, Turns};
+use super::super::turns::{Rounds, Turn, Turns};
 use super::super::{Delivery, Failures, Outcome, SinkError, SinkErrorKind};
 use crate::store::StoredMessage;
 
@@ -162,22 +163,18 @@ impl<C: Carrier> InOrder<C> {
             batch: batch.into(),
             deadline,
         };
-        let mut following = VecDeque::from(following);
-        let mut sent = sender.send(first).await;
+        let sent = sender.send(first).await;
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            let mut outcomes = vec![Err(SinkError::skipped()); count];
-            sender.settle(sent, &mut outcomes).await;
-            turn.comes().await;
-            while let Some(round) = following.pop_front() {
-                if Instant::now() >= deadline {
-                    // The runner sends them again, under a lease that lasts.
-                    sender.hold_back(&round);
-                    continue;
+            let finish = AssertUnwindSafe(sender.finish(sent, following, &mut turn));
+            let outcomes = match finish.catch_unwind().await {
+                Ok(outcomes) => outcomes,
+                Err(_) => {
+                    let outcomes = sender.give_up("a client panicked, which is a defect of it");
+                    turn.comes().await;
+                    outcomes
                 }
-                sent = sender.send(round).await;
-                sender.settle(sent, &mut outcomes).await;
-            }
+            };
             // Only now may batches go on that wait for this one: failures are noted.
             drop(turn);
             // Nobody waits any more if the runner was dropped.
@@ -221,6 +218,37 @@ impl<C: Carrier> Sender<C> {
         let carrier = self.carrier.clone();
         let receipts = carrier.hand_over(round, self.deadline).await;
         Sent { indices, receipts }
+    }
+
+    /// Waits for the first round, and sends the others. Tells what became of the batch.
+    async fn finish(
+        &self,
+        first: Sent,
+        following: Vec<Vec<usize>>,
+        turn: &mut Turn,
+    ) -> Vec<Outcome> {
+        let mut outcomes = vec![Err(SinkError::skipped()); self.batch.len()];
+        self.settle(first, &mut outcomes).await;
+        turn.comes().await;
+        for round in following {
+            if Instant::now() >= self.deadline {
+                // The runner sends them again, under a lease that lasts.
+                self.hold_back(&round);
+                continue;
+            }
+            let sent = self.send(round).await;
+            self.settle(sent, &mut outcomes).await;
+        }
+        outcomes
+    }
+
+    /// Of no message of the batch it is known what became of it.
+    fn give_up(&self, reason: &str) -> Vec<Outcome> {
+        let error = SinkError::unavailable(reason);
+        for stored in &*self.batch {
+            self.failures.note(&stored.message, &error);
+        }
+        vec![Err(error); self.batch.len()]
     }
 
     /// What is not sent must not be passed either.
@@ -398,6 +426,26 @@ mod tests {
         rig.reply("b1", Ok(()));
         let skipped = Err(SinkError::skipped());
         assert_eq!(delivery.await, [Ok(()), Err(unknown), Ok(()), skipped]);
+    }
+
+    /// Nor does anything hang.
+    #[tokio::test]
+    async fn nothing_passes_a_message_under_which_the_client_panicked() {
+        let rig = Rig::new(1);
+        let first = rig.send("a1 b1").await;
+        let second = rig.send("c1 a2").await;
+        // The broker's end of it, for which the rig's receipt panics.
+        drop(rig.0.carrier().replies.lock().unwrap().remove("a1"));
+        rig.got().await;
+        rig.reply("c1", Ok(()));
+        let kinds = |outcomes: Vec<Outcome>| -> Vec<_> {
+            let kind = |outcome: Outcome| outcome.err().map(|error| error.kind());
+            outcomes.into_iter().map(kind).collect()
+        };
+        let unavailable = Some(SinkErrorKind::Unavailable);
+        assert_eq!(kinds(first.await), [unavailable; 2]);
+        assert_eq!(kinds(second.await), [None, Some(SinkErrorKind::Skipped)]);
+        assert_eq!(rig.got().await, "a1 b1 c1");
     }
 
     /// Although its first messages took so long that the runner has heard of it, and sent more.

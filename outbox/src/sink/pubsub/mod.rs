@@ -4,17 +4,19 @@ mod config;
 mod entry;
 mod outcome;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_pubsub::client::{BasePublisher, TopicAdmin};
+use google_cloud_pubsub::client::{BasePublisher, Publisher, TopicAdmin};
 
 use self::entry::Entry;
-use super::cloud::requests::{Most, Requests, Service};
+use super::cloud::impossible;
+use super::cloud::requests::{Most, Requests, Service, within};
 use super::network::in_order::InOrder;
 use super::network::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
@@ -156,30 +158,101 @@ impl Topics {
         format!("projects/{}/topics/{name}", self.project)
     }
 
-    /// Sends messages in requests of so many. Those of an ordering key go in order, and none of them after one
-    /// that failed.
-    async fn publish(&self, topic: &str, entries: &[&Entry], at_most: u32) -> Vec<Outcome> {
-        // A publisher of its own: it remembers each key for as long as it lives, and whether it failed.
+    /// One that sends messages in requests of so many, for one use: it remembers each key for as long as it lives,
+    /// and whether it failed.
+    fn publisher(&self, topic: &str, at_most: u32) -> Publisher {
         let publisher = self.publisher.publisher(topic);
-        let publisher = publisher
+        publisher
             .set_message_count_threshold(at_most)
             .set_byte_threshold(entry::MOST_BYTES_OF_A_REQUEST)
-            .build();
+            .build()
+    }
+
+    /// Sends messages in as few requests as possible. Those of an ordering key go in order, and none of them after
+    /// one that failed.
+    async fn publish(&self, topic: &str, entries: &[Entry], until: Instant) -> Vec<Outcome> {
+        let publisher = self.publisher(topic, entry::MOST_OF_A_REQUEST);
         let published: Vec<_> = entries
             .iter()
-            .map(|entry| publisher.publish(entry.message.clone()))
+            .map(|entry| published(&publisher, entry, topic, until))
             .collect();
         // It has got all: nothing more is waited for.
         drop(publisher);
-        let published = join_all(published).await.into_iter();
-        published
-            .map(|result| result.map(drop).map_err(|e| outcome::failure(&e, topic)))
-            .collect()
+        join_all(published).await
+    }
+
+    /// Sends each of these messages alone, those of an ordering key one after the other: what has not been sent when
+    /// the time is over is not sent any more.
+    async fn publish_alone(
+        &self,
+        topic: &str,
+        entries: &[Entry],
+        which: &[usize],
+        until: Instant,
+    ) -> Vec<(usize, Outcome)> {
+        let mut chains: Vec<Vec<usize>> = Vec::new();
+        let mut of_key: HashMap<&str, usize> = HashMap::new();
+        for &index in which {
+            match entries[index].message.ordering_key.as_str() {
+                "" => chains.push(vec![index]),
+                key => {
+                    let chain = *of_key.entry(key).or_insert_with(|| {
+                        chains.push(Vec::new());
+                        chains.len() - 1
+                    });
+                    chains[chain].push(index);
+                }
+            }
+        }
+        let publisher = self.publisher(topic, 1);
+        let sent = chains.into_iter().map(|chain| {
+            let publisher = &publisher;
+            async move {
+                let mut outcomes = Vec::with_capacity(chain.len());
+                let mut goes_on = true;
+                for index in chain {
+                    goes_on &= tokio::time::Instant::now().into_std() < until;
+                    let outcome = match goes_on {
+                        true => published(publisher, &entries[index], topic, until).await,
+                        false => Err(SinkError::skipped()),
+                    };
+                    goes_on = outcome.is_ok();
+                    outcomes.push((index, outcome));
+                }
+                outcomes
+            }
+        });
+        join_all(sent).await.into_iter().flatten().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Hands a message over to Google's client, and waits for its answer when polled.
+fn published(
+    publisher: &Publisher,
+    entry: &Entry,
+    topic: &str,
+    until: Instant,
+) -> impl Future<Output = Outcome> + Send + use<> {
+    let answer = publisher.publish(entry.message.clone());
+    let topic = topic.to_owned();
+    async move {
+        let answer =
+            answer.map(|answer| answer.map(drop).map_err(|e| outcome::failure(&e, &topic)));
+        within(until, &topic, answer).await
+    }
+}
+
+/// By the rules of Pub/Sub (guidelines to name a topic).
+fn is_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
+    (3..=255).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !name.starts_with("goog")
+        && name.chars().all(legal)
 }
 
 impl Service for Topics {
@@ -195,7 +268,15 @@ impl Service for Topics {
 
     fn target(&self, message: &Message) -> Result<String, SinkError> {
         let name = self.names.fill(message).map_err(SinkError::rejected)?;
-        Ok(self.topic(&name))
+        match is_name(&name) {
+            true => Ok(self.topic(&name)),
+            false => Err(impossible(
+                "topic",
+                &name,
+                "it begins with a letter and not with `goog`, and has 3 to 255 letters, digits, `-`, `_`, `.`, `~`, \
+                 `+` and `%`",
+            )),
+        }
     }
 
     fn entry(&self, message: &Message) -> Result<Entry, SinkError> {
@@ -206,9 +287,13 @@ impl Service for Topics {
         entry.bytes
     }
 
-    async fn deliver(&self, topic: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
-        let all: Vec<&Entry> = entries.iter().collect();
-        let mut outcomes = self.publish(topic, &all, entry::MOST_OF_A_REQUEST).await;
+    async fn deliver(
+        &self,
+        topic: &str,
+        entries: &[Entry],
+        until: Instant,
+    ) -> Result<Vec<Outcome>, SinkError> {
+        let mut outcomes = self.publish(topic, entries, until).await;
         if outcomes.iter().any(Result::is_ok) && !self.lock().contains(topic) {
             self.lock().insert(topic.to_owned());
         }
@@ -221,9 +306,8 @@ impl Service for Topics {
             .filter(|&index| outcomes.get(index).is_some_and(is_refused))
             .collect();
         if !refused.is_empty() {
-            let again: Vec<&Entry> = refused.iter().map(|&index| &entries[index]).collect();
-            let again = self.publish(topic, &again, 1).await;
-            for (index, outcome) in refused.into_iter().zip(again) {
+            let alone = self.publish_alone(topic, entries, &refused, until).await;
+            for (index, outcome) in alone {
                 outcomes[index] = outcome;
             }
         }
@@ -248,5 +332,26 @@ impl Service for Topics {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_pubsub_can_not_have_is_known() {
+        assert!(is_name("shop.orders_eu-1~+%") && is_name(&"a".repeat(255)));
+        for name in [
+            "",
+            "ab",
+            "1st",
+            "google",
+            "shop/orders",
+            "äbc",
+            &"a".repeat(256),
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
     }
 }

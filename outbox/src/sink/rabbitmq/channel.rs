@@ -119,7 +119,12 @@ fn awaits_any(pending: &[Pending]) -> bool {
 
 /// The channel broke under what is pending.
 fn break_off(broken: &Broken, pending: Vec<Pending>) {
-    let alone = pending.len() == 1;
+    // Copies of one message, of which one timed out, are one.
+    let ids: HashSet<Uuid> = pending
+        .iter()
+        .map(|pending| pending.request.item.message.id())
+        .collect();
+    let alone = ids.len() == 1;
     for Pending { request, .. } in pending {
         match broken {
             Broken::Refused { .. } if !alone => request.one_of_several(broken),
@@ -129,6 +134,16 @@ fn break_off(broken: &Broken, pending: Vec<Pending>) {
 }
 
 impl Request {
+    fn id(&self) -> Returnable {
+        let Publication {
+            exchange,
+            routing_key,
+            ..
+        } = &self.publication;
+        let id = self.item.message.id();
+        (id, exchange.to_string(), routing_key.to_string())
+    }
+
     fn one_of_several(self, broken: &Broken) {
         let _ = self.reply.send(Reply::OneOfSeveral(broken.clone()));
     }
@@ -213,24 +228,36 @@ async fn confirmed(pending: &mut [Pending]) -> Confirmed {
         .collect()
 }
 
-/// What no queue takes, by message id, until it is confirmed.
+/// What no queue takes, until it is confirmed.
 #[derive(Default)]
-struct Returned(HashMap<Uuid, BasicReturnMessage>);
+struct Returned(HashMap<Returnable, BasicReturnMessage>);
+
+/// A message id, an exchange and a routing key: a program may give one id to messages for several.
+type Returnable = (Uuid, String, String);
 
 impl Returned {
     fn note(&mut self, message: BasicReturnMessage) {
-        let id = message.delivery.properties.message_id().as_ref();
+        let delivery = &message.delivery;
+        let id = delivery.properties.message_id().as_ref();
         if let Some(id) = id.and_then(|id| Uuid::parse_str(id.as_str()).ok()) {
-            self.0.insert(id, message);
+            let (exchange, routing_key) = (&delivery.exchange, &delivery.routing_key);
+            let returnable = (id, exchange.to_string(), routing_key.to_string());
+            self.0.insert(returnable, message);
         }
     }
 
     /// Forgets all but what is to be confirmed yet: even the copy of a message that nobody waits for.
     fn keep_those_of(&mut self, pending: &[Pending]) {
         if !self.0.is_empty() {
-            let id = |pending: &Pending| pending.request.item.message.id();
-            let ids: HashSet<Uuid> = pending.iter().map(id).collect();
-            self.0.retain(|id, _| ids.contains(id));
+            let awaited: HashSet<Returnable> = pending.iter().map(|p| p.request.id()).collect();
+            self.0.retain(|returnable, _| awaited.contains(returnable));
+        }
+    }
+
+    fn of(&self, request: &Request) -> Option<&BasicReturnMessage> {
+        match self.0.is_empty() {
+            true => None,
+            false => self.0.get(&request.id()),
         }
     }
 }
@@ -270,7 +297,7 @@ fn tell(
                 continue;
             }
             Some(false) => Err(outcome::nacked(&request.publication)),
-            Some(true) => match returned.0.get(&request.item.message.id()) {
+            Some(true) => match returned.of(request) {
                 Some(message) => Err(outcome::returned(&request.publication, message)),
                 None => Ok(()),
             },
@@ -297,10 +324,14 @@ mod tests {
     type Told = oneshot::Receiver<Reply>;
 
     fn waiting(topic: &str) -> (Pending, Told) {
+        waiting_with(Message::new(topic))
+    }
+
+    fn waiting_with(message: Message) -> (Pending, Told) {
         let sink = RabbitMqSink::builder("amqp://rabbit").build().unwrap();
         let stored = StoredMessage {
             position: Position { lane: 0, id: 0 },
-            message: Message::new(topic),
+            message,
             created_at: SystemTime::UNIX_EPOCH,
             defect: None,
         };
@@ -351,6 +382,38 @@ mod tests {
         assert!(tell(vec![ack(None)], &mut pending, &mut returned).is_none());
         assert_eq!(refused(lost_told), Some(SinkErrorKind::Rejected));
         assert!(pending.is_empty() && returned.0.is_empty());
+    }
+
+    #[test]
+    fn messages_with_one_id_are_told_apart_by_where_they_go() {
+        let id = Uuid::now_v7();
+        let with_id = |topic: &str| waiting_with(Message::new(topic).with_id(id));
+        let ((first, first_told), (lost, lost_told)) = (with_id("known"), with_id("nowhere"));
+        let acks = vec![
+            (0, Ok(Confirmation::Ack(no_route(&lost)))),
+            (1, Ok(Confirmation::Ack(None))),
+        ];
+        tell(acks, &mut vec![first, lost], &mut Returned::default());
+        assert_eq!(refused(first_told), None);
+        assert_eq!(refused(lost_told), Some(SinkErrorKind::Rejected));
+    }
+
+    #[test]
+    fn copies_of_one_message_are_alone_on_a_channel_and_two_messages_are_not() {
+        let broken = Broken::Refused {
+            access: false,
+            reason: "too large".into(),
+        };
+        let message = Message::new("t");
+        let ((copy, copy_told), (again, again_told)) =
+            (waiting_with(message.clone()), waiting_with(message));
+        break_off(&broken, vec![copy, again]);
+        assert_eq!(refused(copy_told), Some(SinkErrorKind::Rejected));
+        assert_eq!(refused(again_told), Some(SinkErrorKind::Rejected));
+
+        let ((one, mut told), (other, _)) = (waiting("t"), waiting("t"));
+        break_off(&broken, vec![one, other]);
+        assert!(matches!(told.try_recv().unwrap(), Reply::OneOfSeveral(_)));
     }
 
     #[test]

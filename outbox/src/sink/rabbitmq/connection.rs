@@ -322,13 +322,17 @@ impl Link {
         let until = tokio::time::Instant::from_std(deadline) + self.settings.patience;
         let sent = async {
             let _alone = self.alone.lock().await;
-            let exchange = publication.exchange.to_string();
+            // What was before it on its channel may have failed since.
+            item.may_go(deadline)?;
             let topic = item.message.topic().to_owned();
             let line = self.line(Way::Alone, &publication, &topic).await?;
             let replied = self.hand_over(&line, item, publication, deadline).await?;
             match self.reply(replied).await? {
                 Reply::Known(outcome) => outcome,
-                Reply::OneOfSeveral(broken) => Err(broken.failure(&exchange, &topic)),
+                // One before it that nobody waits for any more, of which nothing was heard in time.
+                Reply::OneOfSeveral(broken) => Err(SinkError::unavailable(format!(
+                    "another message broke the channel: {broken:?}"
+                ))),
             }
         };
         let late = || Err(SinkError::unavailable("the lease comes to its end"));

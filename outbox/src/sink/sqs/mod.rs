@@ -13,7 +13,7 @@ use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchRequestEntry};
 
 use self::entry::Entry;
 use super::cloud::aws;
-use super::cloud::requests::{Most, Requests, Service};
+use super::cloud::requests::{Most, Requests, Service, within};
 use super::network::in_order::InOrder;
 use super::network::template::Template;
 use super::{Delivery, Outcome, Sink, SinkError, SinkErrorKind};
@@ -210,39 +210,8 @@ impl Queues {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.urls.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// What the names of FIFO queues end with.
-const FIFO: &str = ".fifo";
-
-fn described(queue: &str) -> String {
-    format!("queue {queue:?}")
-}
-
-impl Service for Queues {
-    type Entry = Entry;
-
-    const NAME: &str = "SQS";
-
-    /// Of SQS: ten messages, and 1 MiB for one as for all of them.
-    const MOST: Most = Most {
-        entries: 10,
-        bytes: entry::MOST_BYTES,
-    };
-
-    fn target(&self, message: &Message) -> Result<String, SinkError> {
-        self.queue(message)
-    }
-
-    fn entry(&self, message: &Message) -> Result<Entry, SinkError> {
-        Entry::new(message, self.queue(message)?.ends_with(FIFO))
-    }
-
-    fn bytes(entry: &Entry) -> usize {
-        entry.bytes
-    }
-
-    async fn deliver(&self, queue: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
+    async fn send_batch(&self, queue: &str, entries: &[Entry]) -> Result<Vec<Outcome>, SinkError> {
         let target = described(queue);
         let url = self.url(queue).await?;
         let mut request = Vec::with_capacity(entries.len());
@@ -278,6 +247,46 @@ impl Service for Queues {
             }
         }
         Ok(outcomes)
+    }
+}
+
+/// What the names of FIFO queues end with.
+const FIFO: &str = ".fifo";
+
+fn described(queue: &str) -> String {
+    format!("queue {queue:?}")
+}
+
+impl Service for Queues {
+    type Entry = Entry;
+
+    const NAME: &str = "SQS";
+
+    /// Of SQS: ten messages, and 1 MiB for one as for all of them.
+    const MOST: Most = Most {
+        entries: 10,
+        bytes: entry::MOST_BYTES,
+    };
+
+    fn target(&self, message: &Message) -> Result<String, SinkError> {
+        self.queue(message)
+    }
+
+    fn entry(&self, message: &Message) -> Result<Entry, SinkError> {
+        Entry::new(message, self.queue(message)?.ends_with(FIFO))
+    }
+
+    fn bytes(entry: &Entry) -> usize {
+        entry.bytes
+    }
+
+    async fn deliver(
+        &self,
+        queue: &str,
+        entries: &[Entry],
+        until: Instant,
+    ) -> Result<Vec<Outcome>, SinkError> {
+        within(until, queue, self.send_batch(queue, entries)).await
     }
 
     async fn check(&self) -> Result<(), SinkError> {
