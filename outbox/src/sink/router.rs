@@ -461,6 +461,8 @@ mod tests {
 
     /// The runner has not heard of it while it waits for another sink.
     #[tokio::test]
+    // What sends tells what becomes of it later.
+    #[allow(clippy::async_yields_async)]
     async fn nothing_passes_what_failed_while_another_sink_takes_its_time() {
         struct Slow;
         impl Sink for Slow {
