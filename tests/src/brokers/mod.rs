@@ -20,7 +20,7 @@ use crate::history::{Delivered, History, Promise, Verdict};
 use crate::load;
 
 /// Long enough for anything on a machine that is busy with something else.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A runner that works.
 #[allow(missing_debug_implementations)]
@@ -79,7 +79,7 @@ pub fn write(database: &Postgres, messages: &[Message]) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When they don't within a minute and a half.
+/// When they don't within three minutes.
 pub async fn until_left(database: &Postgres, waiting: i64, parked: i64) -> Result<()> {
     until("messages are left", || {
         Ok(!load::is_writing(database)? && database.left()? == (waiting, parked))
@@ -91,7 +91,7 @@ pub async fn until_left(database: &Postgres, waiting: i64, parked: i64) -> Resul
 ///
 /// # Errors
 ///
-/// When the condition does not hold within a minute and a half.
+/// When the condition does not hold within three minutes.
 pub async fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while !condition()? {
@@ -105,7 +105,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> R
 ///
 /// # Errors
 ///
-/// When they are not within a minute and a half.
+/// When they are not within three minutes.
 pub async fn until_delivered(database: &Postgres, more: usize) -> Result<()> {
     let delivered = || {
         // What is written in between is not taken for delivered.

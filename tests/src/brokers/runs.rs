@@ -128,7 +128,7 @@ pub async fn outage<K: Sink>(
 ///
 /// # Errors
 ///
-/// When they are not within a minute and a half.
+/// When they are not within three minutes.
 pub async fn until_written(database: &Postgres, more: usize) -> Result<()> {
     let before = load::committed(database)?.len();
     until("messages are written", || {
