@@ -186,6 +186,15 @@ impl OpenBatch {
         self.failures.concern(self.number, message)
     }
 
+    /// For sinks that send in turns.
+    #[cfg(any(
+        feature = "kafka",
+        feature = "kinesis",
+        feature = "nats",
+        feature = "pubsub",
+        feature = "rabbitmq",
+        feature = "sqs"
+    ))]
     pub(super) fn number(&self) -> BatchNumber {
         self.number
     }

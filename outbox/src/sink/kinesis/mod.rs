@@ -73,8 +73,8 @@ pub use self::config::{KinesisFormat, KinesisSinkBuilder};
 /// # Errors
 ///
 /// - *Unavailable*: Kinesis is away or slow, or refuses the credentials, or there are none.
-/// - *Topic unavailable*: its stream does not exist, has a shard that is throttled, may not be written to, or its
-///   KMS key can't be used.
+/// - *Topic unavailable*: its stream does not exist, has a shard that is throttled, may not be written to, or has
+///   a name that Kinesis can't have, or its KMS key can't be used.
 /// - *Rejected*: a record of more than 10 MiB (10,485,760 bytes), with its partition key, is refused before
 ///   it is sent; what Kinesis refuses, such as one of more than the stream's own limit, which is 1 MiB unless
 ///   it was raised.

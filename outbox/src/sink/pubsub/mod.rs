@@ -71,7 +71,7 @@ pub use self::config::PubSubSinkBuilder;
 /// # Errors
 ///
 /// - *Unavailable*: Pub/Sub is away, slow or out of quota, or refuses the credentials, or there are none.
-/// - *Topic unavailable*: it does not exist, or may not be published to.
+/// - *Topic unavailable*: it does not exist, may not be published to, or has a name that Pub/Sub can't have.
 /// - *Rejected*: a message that with its attributes has more than 10,000,000 bytes is refused before it is
 ///   sent, or one with too many attributes; what Pub/Sub refuses, such as what does not fit the topic's schema.
 /// - *Fatal*: none. What is wrong with the settings is told by [`PubSubSinkBuilder::build`].
