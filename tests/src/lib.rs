@@ -30,7 +30,7 @@ pub mod topic;
 
 pub use outbox_test_servers as servers;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::env;
 use std::path::PathBuf;
 
@@ -84,6 +84,16 @@ pub fn diesel_program() -> Result<PathBuf> {
 
 fn variable(name: &str) -> Result<String> {
     env::var(name).with_context(|| format!("{name} is not set: run `cargo xtask test`"))
+}
+
+/// A program of this package. Cargo puts them one directory above its tests, and tells their places to the
+/// tests alone.
+fn program(name: &str) -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    let programs = test.ancestors().nth(2).context("a test in a directory")?;
+    let program = programs.join(name);
+    ensure!(program.is_file(), "{} is not there", program.display());
+    Ok(program)
 }
 
 /// Makes a test of each function for each database. Those on PostgreSQL and MariaDB need servers.

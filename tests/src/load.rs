@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 use crate::database::{Database, MariaDb, Postgres};
 use crate::history::Committed;
+use crate::program;
+use crate::servers::process::{self, Orphaned, Process};
 
 /// The name by which the server knows writers.
 const NAME: &str = "writer";
@@ -184,6 +186,21 @@ impl Load {
             threads: (0..count).map(thread).collect(),
             stop,
         }
+    }
+
+    /// Starts one in a process of its own, which writes until it is killed.
+    ///
+    /// # Errors
+    ///
+    /// When the program is missing.
+    pub fn start_process(&self) -> Result<Process> {
+        let mut command = process::command(program("writer")?, Orphaned::Kill);
+        command.args(["--database", &self.url, "--topic", &self.topic]);
+        command.args(["--keys", &self.keys.to_string()]);
+        command.args(["--pause-ms", &self.pause.as_millis().to_string()]);
+        command.args(["--hold-ms", &self.hold.as_millis().to_string()]);
+        command.args(["--seed", &self.seed.to_string()]);
+        Process::start(command)
     }
 
     /// Writes until told to stop, over all errors.

@@ -13,6 +13,7 @@ use crate::crash::Step;
 use crate::database::{Database, Postgres};
 use crate::history::{Delivered, History, Promise, Verdict};
 use crate::load::{self, Load, Writer};
+use crate::program;
 use crate::servers::process::{self, Orphaned, Process, Signal};
 use crate::topic::{Kafka, Topic};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -265,7 +266,7 @@ impl Settings {
     /// When the program is missing.
     pub fn start(self) -> Result<RunnerProcess> {
         let millis = |duration: Duration| duration.as_millis().to_string();
-        let mut command = process::command(program()?, Orphaned::Kill);
+        let mut command = process::command(program("runner")?, Orphaned::Kill);
         command.args(["--name", &self.name]);
         command.args(["--database", &self.database]);
         command.args(["--brokers", &self.brokers]);
@@ -392,16 +393,6 @@ impl RunnerProcess {
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }
-}
-
-/// The program `runner`. Cargo puts the programs of a package one directory above its tests, and tells
-/// their places to the tests alone.
-fn program() -> Result<PathBuf> {
-    let test = env::current_exe()?;
-    let programs = test.ancestors().nth(2).context("a test in a directory")?;
-    let runner = programs.join("runner");
-    ensure!(runner.is_file(), "{} is not there", runner.display());
-    Ok(runner)
 }
 
 /// Looks again and again, within a limit that no healthy run comes close to.

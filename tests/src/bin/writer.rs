@@ -15,6 +15,8 @@ struct Args {
     #[arg(long)]
     keys: u64,
     #[arg(long)]
+    pause_ms: u64,
+    #[arg(long)]
     hold_ms: u64,
     #[arg(long)]
     seed: u64,
@@ -27,7 +29,7 @@ fn main() {
         topic: args.topic,
         keys: args.keys,
         most: 4,
-        pause: Duration::ZERO,
+        pause: Duration::from_millis(args.pause_ms),
         rate: None,
         committing: None,
         hold: Duration::from_millis(args.hold_ms),

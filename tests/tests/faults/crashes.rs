@@ -9,7 +9,6 @@ use outbox::{Message, publish_all};
 use outbox_tests::database::Database as _;
 use outbox_tests::history::Promise;
 use outbox_tests::load::record;
-use outbox_tests::servers::process::{self, Orphaned, Process};
 
 use crate::rig::{Rig, wait_until};
 
@@ -82,13 +81,13 @@ fn a_killed_writer_publishes_nothing_that_it_did_not_commit() -> Result<()> {
     const KILLS: usize = 20;
     let mut rig = Rig::new()?;
     let mut runner = rig.runner().patient().start()?;
-    let load = rig.load();
-    for kill in 0..KILLS {
-        let mut command = process::command(env!("CARGO_BIN_EXE_writer"), Orphaned::Kill);
-        command.args(["--database", &load.url, "--topic", &load.topic]);
-        command.args(["--keys", "3", "--hold-ms", "20"]);
-        command.args(["--seed", &load.seed.wrapping_add(kill as u64).to_string()]);
-        let mut writer = Process::start(command)?;
+    let mut load = rig.load();
+    load.keys = 3;
+    load.pause = Duration::ZERO;
+    load.hold = Duration::from_millis(20);
+    for _ in 0..KILLS {
+        let mut writer = load.start_process()?;
+        load.seed = load.seed.wrapping_add(1);
         let before = outbox_tests::load::committed(&rig.database)?.len();
         wait_until("it writes", || {
             Ok(outbox_tests::load::committed(&rig.database)?.len() > before)

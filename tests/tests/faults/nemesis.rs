@@ -25,7 +25,7 @@ use outbox_tests::load;
 use outbox_tests::proxy::{self, Direction, Proxy};
 use outbox_tests::servers;
 use outbox_tests::servers::kafka::Cluster;
-use outbox_tests::servers::process::Signal;
+use outbox_tests::servers::process::{Process, Signal};
 use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
@@ -54,6 +54,9 @@ const LONGEST: Duration = Duration::from_millis(4_500);
 
 const MOST_RUNNERS: usize = 4;
 
+/// Enough for each lane.
+const KEYS: u64 = 64;
+
 /// Larger than what any broker here takes.
 const TOO_LARGE: usize = 2 << 20;
 
@@ -77,6 +80,8 @@ pub(crate) enum Fault {
     RunnerLeaves,
     RunnerJoins,
     LongTransaction,
+    /// Which joined when the others of the round began.
+    WriterIsKilled,
     /// A message that no broker takes, until an operator skips it.
     Poison,
 }
@@ -109,7 +114,7 @@ pub(crate) enum Kind {
     BrokerNetwork,
     Table,
     Runners,
-    Transactions,
+    Writers,
     Messages,
 }
 
@@ -121,7 +126,7 @@ impl Kind {
         Self::BrokerNetwork,
         Self::Table,
         Self::Runners,
-        Self::Transactions,
+        Self::Writers,
         Self::Messages,
     ];
 
@@ -149,7 +154,7 @@ impl Kind {
                 Fault::RunnerLeaves,
                 Fault::RunnerJoins,
             ],
-            Self::Transactions => &[Fault::LongTransaction],
+            Self::Writers => &[Fault::LongTransaction, Fault::WriterIsKilled],
             Self::Messages => &[Fault::Poison],
         };
         faults[rng.usize(..faults.len())]
@@ -176,6 +181,7 @@ struct Wounds {
     leaving: Option<RunnerProcess>,
     long_transaction: Option<JoinHandle<Result<()>>>,
     lock: Option<JoinHandle<Result<()>>>,
+    writer: Option<Process>,
     poison: Option<Uuid>,
 }
 
@@ -350,6 +356,12 @@ impl World {
                     })
                 }));
             }
+            Fault::WriterIsKilled => {
+                let mut load = self.rig.load();
+                load.keys = KEYS;
+                load.seed = self.rig.rng.u64(..);
+                self.wounds.writer = Some(load.start_process()?);
+            }
             Fault::Poison => self.poison()?,
         }
         Ok(())
@@ -390,6 +402,10 @@ impl World {
             }
             Fault::LongTransaction => {
                 join_even_if_it_failed(self.wounds.long_transaction.take())?;
+            }
+            Fault::WriterIsKilled => {
+                let mut writer = self.wounds.writer.take().context("a writer")?;
+                writer.kill()?;
             }
             Fault::Poison => self.skip_poison()?,
             Fault::DatabaseEndsConnections | Fault::RunnerJoins => {}
@@ -512,8 +528,7 @@ fn survive(promise: Promise) -> Result<()> {
     };
     let mut world = World::new(promise, HASTY)?;
     let mut load = world.rig.load();
-    // Enough for each lane.
-    load.keys = 64;
+    load.keys = KEYS;
     let writers = load.start(3);
     let mut counts: BTreeMap<Fault, usize> = BTreeMap::new();
     let begin = Instant::now();

@@ -48,14 +48,19 @@ const KEYS: u64 = 1_000;
 /// The runner that lives through everything.
 const VETERAN: &str = "runner-0";
 
-/// One that leaves the load as it is. What rewrites the table would hide that it grows, and what only joins
-/// would make another fleet of it by and by.
+/// One that leaves the load as it is, so no other writer. What rewrites the table would hide that it grows, and
+/// what only joins would make another fleet of it by and by.
 fn choose(rng: &mut fastrand::Rng) -> Fault {
     loop {
         let kind = Kind::ALL[rng.usize(..Kind::ALL.len())];
         let fault = kind.fault(rng);
         // Of one broker, as `nemesis` has it.
-        if kind != Kind::Brokers && !matches!(fault, Fault::TableIsRewritten | Fault::RunnerJoins) {
+        let is_unfit = kind == Kind::Brokers
+            || matches!(
+                fault,
+                Fault::TableIsRewritten | Fault::RunnerJoins | Fault::WriterIsKilled
+            );
+        if !is_unfit {
             return fault;
         }
     }
