@@ -94,16 +94,20 @@ struct Bench {
 
 impl Bench {
     fn new(configure: impl Fn(KafkaSinkBuilder) -> KafkaSinkBuilder) -> Result<Self> {
+        let bench = Self::unconnected(configure)?;
+        // Connected, so that it is the messages and not the beginning that fails.
+        bench.insist([0])?;
+        Ok(bench)
+    }
+
+    fn unconnected(configure: impl Fn(KafkaSinkBuilder) -> KafkaSinkBuilder) -> Result<Self> {
         let kafka = Kafka::in_process()?;
-        let bench = Self {
+        Ok(Self {
             topic: kafka.create_topic(1)?,
             sink: configure(KafkaSink::builder(kafka.bootstrap())).build()?,
             kafka,
             runtime: Builder::new_current_thread().enable_time().build()?,
-        };
-        // Connected, so that it is the messages and not the beginning that fails.
-        bench.insist([0])?;
-        Ok(bench)
+        })
     }
 
     /// Sends messages of one key, with these numbers.
@@ -264,6 +268,19 @@ fn each_error_of_a_topic_has_its_outcome() -> Result<()> {
 }
 
 /// `send` waits while librdkafka's queue is full, and goes on in order.
+/// Where a broker does not know a producer, it takes any record batch of it as the first, also when one before it was
+/// refused for a moment. These brokers do so always.
+#[test]
+fn nothing_passes_what_a_new_producer_sends_first() -> Result<()> {
+    // Each message in a request of its own, and several on their way.
+    let bench = Bench::unconnected(|sink| sink.set("batch.num.messages", "1"))?;
+    bench.kafka.set_round_trip_time(Duration::from_millis(50))?;
+    bench.kafka.refuse_writes(&[NotEnoughReplicas])?;
+    bench.insist(1..=5)?;
+    assert_eq!(bench.arrived()?, [1, 2, 3, 4, 5]);
+    Ok(())
+}
+
 #[test]
 fn a_full_queue_is_waited_for() -> Result<()> {
     const QUEUE: usize = 10;

@@ -14,6 +14,7 @@ use super::super::turns::{Rounds, Turns};
 use super::super::{Delivery, Failures, OpenBatch, Outcome, SinkError};
 use super::config::KafkaConfigError;
 use super::outcome;
+use super::patience::wait_for;
 use super::pending::{Pending, Token};
 use super::producer::{Failure, PolledProducer};
 use super::record;
@@ -39,6 +40,8 @@ struct Current {
     producer: Arc<PolledProducer>,
     /// How many before it failed for good without having delivered anything.
     failed: u32,
+    /// At new topics. Nobody waits for it, and it ends with the sink.
+    look: JoinSet<Result<(), SinkError>>,
 }
 
 impl AtLeastOnce {
@@ -60,6 +63,7 @@ impl AtLeastOnce {
         let current = Current {
             producer: Arc::new(producer),
             failed: 0,
+            look: JoinSet::new(),
         };
         Ok(Self {
             config,
@@ -106,10 +110,8 @@ impl AtLeastOnce {
                  brokers, and start the runner again"
             )));
         }
-        *current = Current {
-            producer: self.another()?,
-            failed,
-        };
+        current.producer = self.another()?;
+        current.failed = failed;
         Err(SinkError::unavailable(format!(
             "a producer failed, and a new one takes its place: {reason}"
         )))
@@ -122,6 +124,17 @@ impl AtLeastOnce {
         {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// Finds out, beside all else, how many partitions new topics have. If it can't be, the sink's next check does.
+    fn count_partitions(&self) {
+        let topics = self.topics.clone();
+        let look = wait_for(self.message_timeout, move |patience| {
+            topics.look_at_new(patience)
+        });
+        let mut task = JoinSet::new();
+        task.spawn(look);
+        self.lock().look = task;
     }
 
     fn another(&self) -> Result<Arc<PolledProducer>, SinkError> {
@@ -143,7 +156,9 @@ impl AtLeastOnce {
     pub(super) async fn send(&self, batch: &[StoredMessage], deadline: Instant) -> Delivery {
         // Before anything is waited for, or a failure meanwhile would be forgotten.
         let open = self.failures.open_batch();
-        self.topics.prepare(batch).await;
+        if self.topics.prepare(batch).await {
+            self.count_partitions();
+        }
         self.await_outdated(deadline).await;
         let producer = match self.producer() {
             Ok(producer) => producer,
@@ -260,23 +275,33 @@ struct Round {
 }
 
 impl PolledProducer {
-    /// Puts messages of a batch into librdkafka's queue, in their order.
+    /// Puts messages of a batch into librdkafka's queue, those of a key in their order.
     async fn enqueue(
         &self,
         number: BatchNumber,
-        messages: impl ExactSizeIterator<Item = &StoredMessage>,
+        messages: impl Iterator<Item = &StoredMessage>,
         deadline: Instant,
     ) -> Delivery {
+        let messages: Vec<_> = messages.collect();
+        let count = |topic: &str| self.topics().count(topic);
+        let order = self.introductions().order(&messages, count);
+        let patience = order.is_some().then(|| self.introductions().patience());
         let (tokens, outcomes) = self.pending().open(messages.len());
         let mut unsent = Unsent {
             pending: self.pending(),
             tokens: tokens.collect(),
         };
-        for stored in messages {
+        for place in 0..messages.len() {
             let Some(&token) = unsent.tokens.front() else {
                 break;
             };
-            let queued = self.enqueue_one(number, stored, token, deadline).await;
+            let stored = match &order {
+                None => messages[place],
+                Some(order) => messages[order[place]],
+            };
+            let queued = self
+                .enqueue_one(number, stored, token, patience, deadline)
+                .await;
             unsent.tokens.pop_front();
             if let Err(error) = queued {
                 let message = &stored.message;
@@ -285,10 +310,17 @@ impl PolledProducer {
             }
         }
         drop(unsent);
-        Delivery::new(outcomes.map(|outcomes| outcomes.unwrap_or_default()))
+        Delivery::new(outcomes.map(|outcomes| {
+            let outcomes = outcomes.unwrap_or_default();
+            match order {
+                None => outcomes,
+                Some(order) => in_place(&order, outcomes),
+            }
+        }))
     }
 
-    /// Puts one message into librdkafka's queue, waiting for room if there is none.
+    /// Puts one message into librdkafka's queue, waiting for room if there is none. With patience, which comes to an
+    /// end, it waits for another of its key, too, that introduces the producer to their partition.
     // librdkafka gives back the record with the error.
     #[allow(clippy::result_large_err)]
     async fn enqueue_one(
@@ -296,40 +328,60 @@ impl PolledProducer {
         number: BatchNumber,
         stored: &StoredMessage,
         token: Token,
+        patience: Option<Instant>,
         deadline: Instant,
     ) -> Result<(), SinkError> {
-        let topic = stored.message.topic();
+        let message = &stored.message;
+        let topic = message.topic();
         let mut record = record(stored, token.to_opaque());
         let mut waited = false;
         loop {
             if Instant::now() >= deadline {
                 return Err(SinkError::unavailable("the lease comes to its end"));
             }
-            let send = || self.send(record);
-            let sent = self
-                .failures()
-                .unless_concerned(number, &stored.message, send);
-            match sent.ok_or_else(SinkError::skipped)? {
-                Ok(()) => {
-                    if waited {
-                        self.pending().queued(token);
-                    }
-                    return Ok(());
+            let waits = patience.filter(|_| !self.introductions().begin(message, token));
+            if let Some(patience) = waits {
+                // The runner sends it again. Others need not wait so long for it.
+                if Instant::now() >= patience || self.failures().concern(number, message) {
+                    return Err(SinkError::skipped());
                 }
-                // Delivery reports make room. Going on with the next message instead would
-                // reorder.
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
-                    record = returned;
-                    if !waited {
-                        self.pending().waits(token);
-                    }
-                    waited = true;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+            } else {
+                let send = || self.send(record);
+                let sent = self.failures().unless_concerned(number, message, send);
+                if patience.is_some() && !matches!(sent, Some(Ok(()))) {
+                    self.introductions().end(token, None);
                 }
-                Err((error, _)) => return Err(outcome::failure(&error, topic, None)),
+                match sent.ok_or_else(SinkError::skipped)? {
+                    Ok(()) => {
+                        if waited {
+                            self.pending().queued(token);
+                        }
+                        return Ok(());
+                    }
+                    // Delivery reports make room. Going on with the next message instead would
+                    // reorder.
+                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
+                        record = returned;
+                    }
+                    Err((error, _)) => return Err(outcome::failure(&error, topic, None)),
+                }
             }
+            if !waited {
+                self.pending().waits(token);
+            }
+            waited = true;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+}
+
+/// Outcomes in the order of the batch, which were told in another.
+fn in_place(order: &[usize], outcomes: Vec<Outcome>) -> Vec<Outcome> {
+    let mut placed = vec![Err(SinkError::skipped()); order.len()];
+    for (&index, outcome) in order.iter().zip(outcomes) {
+        placed[index] = outcome;
+    }
+    placed
 }
 
 /// The messages of a batch that are not queued yet. If they never will be, since nobody waits any more, that is

@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod elsewhere;
 mod exactly_once;
+mod introductions;
 mod outcome;
 mod patience;
 mod pending;

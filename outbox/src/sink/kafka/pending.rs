@@ -28,7 +28,7 @@ struct Batch {
     oldest: usize,
     /// From which message on they were queued when, in order.
     queued: Vec<(usize, Instant)>,
-    /// The message that waits for room. From it on, nothing is queued.
+    /// The message that waits for room, or for another of its key. From it on, nothing is queued.
     waiting: Option<usize>,
     done: oneshot::Sender<Vec<Outcome>>,
 }
@@ -46,7 +46,7 @@ impl Batch {
 }
 
 /// Which message of which batch a delivery report is about.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Token {
     batch: u32,
     index: u32,
@@ -125,14 +125,14 @@ impl Pending {
         }
     }
 
-    /// Takes note that there is no room for a message.
+    /// Takes note that a message has to wait before it can be queued.
     pub(super) fn waits(&self, token: Token) {
         if let Some(batch) = self.lock().open.get_mut(&token.batch) {
             batch.waiting = Some(token.index as usize);
         }
     }
 
-    /// Takes note that a message that had to wait for room is queued.
+    /// Takes note that a message that had to wait is queued.
     pub(super) fn queued(&self, token: Token) {
         if let Some(batch) = self.lock().open.get_mut(&token.batch) {
             batch.waiting = None;

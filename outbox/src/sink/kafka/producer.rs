@@ -17,6 +17,7 @@ use rdkafka::producer::{
 use super::super::{Failures, Outcome, SinkErrorKind};
 use super::config::KafkaConfigError;
 use super::connection::Connection;
+use super::introductions::Introductions;
 use super::outcome;
 use super::pending::{Pending, Token};
 use super::record_batches::RecordBatches;
@@ -63,6 +64,7 @@ impl PolledProducer {
             topics,
             failures,
             pending: Pending::default(),
+            introductions: Introductions::new(message_timeout / 4),
             delivered: AtomicBool::new(false),
             silence: Silence::new(message_timeout),
             producer: OnceLock::new(),
@@ -129,6 +131,14 @@ impl PolledProducer {
         &self.producer.context().pending
     }
 
+    pub(super) fn introductions(&self) -> &Introductions {
+        &self.producer.context().introductions
+    }
+
+    pub(super) fn topics(&self) -> &Topics {
+        &self.producer.context().topics
+    }
+
     pub(super) fn failures(&self) -> &Failures {
         &self.producer.context().failures
     }
@@ -147,6 +157,7 @@ struct Reports {
     /// The size of its record batches.
     batch_size: usize,
     pending: Pending,
+    introductions: Introductions,
     delivered: AtomicBool,
     silence: Silence,
     producer: OnceLock<Weak<BaseProducer<Reports>>>,
@@ -164,6 +175,8 @@ impl Reports {
             // What is queued would pass the message that was not delivered.
             producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
         }
+        // What waits for it is skipped by now, if it has to be.
+        self.introductions.end(token, None);
         self.pending.report(token, outcome);
     }
 }
@@ -195,7 +208,9 @@ impl ProducerContext for Reports {
                 self.delivered.store(true, Ordering::Relaxed);
                 self.topics.connection().is_well();
                 self.silence.broken();
-                self.report(token, Ok(()), message.topic());
+                let (topic, partition) = (message.topic(), message.partition());
+                self.introductions.end(token, Some((topic, partition)));
+                self.report(token, Ok(()), topic);
                 self.record_batches.judged(self.batch_size);
             }
             Err((error, message)) => {

@@ -102,9 +102,11 @@ impl Topics {
     }
 
     /// Takes note of the topics of messages that are about to be sent, and makes those that may be missing.
-    /// What can't be made is found out by the messages.
-    pub(super) async fn prepare(&self, messages: &[StoredMessage]) {
+    /// What can't be made is found out by the messages. Returns whether there is a topic of which it is not known yet
+    /// how many partitions it has.
+    pub(super) async fn prepare(&self, messages: &[StoredMessage]) -> bool {
         let mut last = None;
+        let mut is_new = false;
         let mut maybe_missing = Vec::new();
         for stored in messages {
             let topic = stored.message.topic();
@@ -115,6 +117,7 @@ impl Topics {
             let mut partitions = lock(&self.0.partitions);
             if partitions.len() < WATCHED && !partitions.contains_key(topic) {
                 partitions.insert(topic.to_owned(), None);
+                is_new = true;
             }
             if self.0.new.is_some() {
                 let until = lock(&self.0.made).get(topic).copied();
@@ -131,6 +134,7 @@ impl Topics {
         {
             self.make(new, &maybe_missing).await;
         }
+        is_new
     }
 
     async fn make(&self, new: &NewTopics, names: &[&str]) {
@@ -266,7 +270,20 @@ impl Topics {
             // For all that there are.
             return self.ask(None, patience).map(drop);
         }
-        for topic in known {
+        self.look_at(known, patience)
+    }
+
+    /// Asks the cluster for those alone of which it is not known yet how many partitions they have.
+    pub(super) fn look_at_new(&self, patience: &Patience) -> Result<(), SinkError> {
+        let partitions = lock(&self.0.partitions);
+        let new = partitions.iter().filter(|(_, count)| count.is_none());
+        let new = new.map(|(topic, _)| topic.clone()).collect();
+        drop(partitions);
+        self.look_at(new, patience)
+    }
+
+    fn look_at(&self, topics: Vec<String>, patience: &Patience) -> Result<(), SinkError> {
+        for topic in topics {
             if let Some(count) = self.partitions_of(&topic, patience)? {
                 self.learn(&topic, count);
             }
@@ -324,6 +341,11 @@ impl Topics {
         BaseConsumer::from_config_and_context(config, connection)
             .map(Elsewhere::new)
             .map_err(|error| SinkError::fatal(error.to_string()))
+    }
+
+    /// How many partitions a topic has, as far as it is known.
+    pub(super) fn count(&self, topic: &str) -> Option<usize> {
+        lock(&self.0.partitions).get(topic).copied().flatten()
     }
 
     fn learn(&self, topic: &str, count: usize) {

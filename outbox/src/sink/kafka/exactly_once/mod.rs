@@ -168,7 +168,7 @@ impl Transactions for ExactlyOnce {
         let (shared, messages) = (self.shared.clone(), messages.to_vec());
         // Started here, so that all lanes commit at the same time.
         let commit = tokio::spawn(async move {
-            shared.topics.prepare(&messages).await;
+            let _is_new = shared.topics.prepare(&messages).await;
             tokio::task::spawn_blocking(move || shared.commit(lane, number, &messages))
                 .await
                 .unwrap_or_else(|panic| Err(SinkError::unavailable(panic.to_string())))
