@@ -6,8 +6,8 @@ pub(super) mod key;
 pub(super) mod requests;
 pub(super) mod url;
 
+use super::SinkConfigError;
 use super::network::template::Template;
-use super::{SinkConfigError, SinkError};
 
 /// What a failure was caused by, from the outside to the inside.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
@@ -23,8 +23,8 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
 
 /// A name that the service can't have is the topic's, or the settings', and not the message's.
 #[cfg(any(feature = "kinesis", feature = "pubsub"))]
-pub(super) fn impossible(what: &str, name: &str, rule: &str) -> SinkError {
-    SinkError::topic_unavailable(format!(
+pub(super) fn impossible(what: &str, name: &str, rule: &str) -> super::SinkError {
+    super::SinkError::topic_unavailable(format!(
         "{name:?} can't be the name of a {what}: {rule}; correct the `{what}` of the sink, and the messages follow"
     ))
 }
