@@ -25,6 +25,8 @@ pub enum Fault {
     /// Connections stay open, or are opened, but nothing arrives any more. Those that have lost something
     /// carry nothing afterwards either: what follows a gap never arrives on a connection of TCP.
     BlackHole,
+    /// What is sent in this direction waits until there is another fault.
+    Hold(Direction),
     /// After so many more bytes in this direction, on whichever connections, the one that carries the
     /// last of them is closed, at this very byte. That happens once: others go on, and new ones work.
     CutAfter(Direction, u64),
@@ -55,6 +57,8 @@ struct State {
     closed: u64,
     /// What is left of the bytes of `CutAfter`.
     budget: u64,
+    /// How many connections have something to carry that waits.
+    held: usize,
 }
 
 impl Proxy {
@@ -74,6 +78,7 @@ impl Proxy {
             fault: Fault::None,
             closed: 0,
             budget: 0,
+            held: 0,
         }));
         runtime.spawn(listen(listener, address, server, state.clone()));
         Ok(Self {
@@ -98,6 +103,11 @@ impl Proxy {
                 _ => {}
             }
         });
+    }
+
+    /// Whether something waits that was sent.
+    pub fn holds(&self) -> bool {
+        self.state.borrow().held > 0
     }
 
     /// The fault at present: a cut is over when it has happened.
@@ -182,8 +192,16 @@ async fn pump(
             Fault::CutAfter(of, _) if of == direction => spend(state, count),
             _ => (count, false),
         };
-        if let Fault::Latency(latency) = fault {
-            tokio::time::sleep(latency).await;
+        match fault {
+            Fault::Latency(latency) => tokio::time::sleep(latency).await,
+            Fault::Hold(of) if of == direction => {
+                state.send_modify(|state| state.held += 1);
+                let mut changes = state.subscribe();
+                // The proxy lives, or nobody would be here.
+                let _ = changes.wait_for(|state| state.fault != fault).await;
+                state.send_modify(|state| state.held -= 1);
+            }
+            _ => {}
         }
         if send(to, &buffer[..carried]).await.is_err() || cut {
             return;
@@ -320,6 +338,26 @@ mod tests {
         proxy.set(Fault::Reset);
         let error = (&stream).read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        Ok(())
+    }
+
+    #[test]
+    fn what_it_holds_arrives_later() -> Result<()> {
+        let proxy = echo()?;
+        let mut stream = connect(&proxy)?;
+        assert_eq!(ask(&stream, b"a")?, b"a");
+        proxy.set(Fault::Hold(Direction::ToClient));
+        stream.write_all(b"b")?;
+        let deadline = Instant::now() + LIMIT;
+        while !proxy.holds() {
+            assert!(Instant::now() < deadline);
+        }
+        stream.set_nonblocking(true)?;
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        stream.set_nonblocking(false)?;
+        proxy.set(Fault::None);
+        assert_eq!(ask(&stream, b"c")?, b"b");
         Ok(())
     }
 

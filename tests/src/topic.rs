@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use outbox::{Headers, Message, RESERVED_PREFIX};
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication, TopicResult,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -170,6 +171,20 @@ impl Kafka {
         self.topic(&name, 1)
     }
 
+    /// Creates a topic with a name of its own, of whose partitions the replicas are on these brokers. The first of
+    /// them leads.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn create_assigned_topic(&self, partitions: &[&[i32]]) -> Result<Topic> {
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        let count = partitions.len() as i32;
+        let topic = NewTopic::new(&name, count, TopicReplication::Variable(partitions));
+        self.administer(async |admin, options| admin.create_topics([&topic], options).await)?;
+        self.topic(&name, count)
+    }
+
     /// A topic that is there.
     ///
     /// # Errors
@@ -201,6 +216,24 @@ impl Kafka {
             }
             ensure!(Instant::now() < deadline, "{name} is still there");
         }
+    }
+
+    /// Changes the configuration of a topic, of which nothing else was set.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers refuse it.
+    pub fn configure_topic(&self, name: &str, property: &str, value: &str) -> Result<()> {
+        let resource = ResourceSpecifier::Topic(name);
+        let change = AlterConfig::new(resource).set(property, value);
+        self.administer(async |admin, options| {
+            let changed = admin.alter_configs([&change], options).await?;
+            let changed = changed.into_iter().map(|result| match result {
+                Ok(_) => Ok(name.to_owned()),
+                Err((_, code)) => Err((name.to_owned(), code)),
+            });
+            Ok(changed.collect())
+        })
     }
 
     /// Adds partitions to a topic.

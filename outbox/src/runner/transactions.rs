@@ -12,7 +12,7 @@ use super::event::RunnerEvent;
 use super::session::{Batch, Place, Session, UNPARK_AT_ONCE};
 use super::{RunError, survive};
 use crate::sink::{Delivery, Outcome, Sink, SinkError, SinkErrorKind, Transactions};
-use crate::store::{LaneBatch, Lease, Position, Store, StoreError, StoredMessage};
+use crate::store::{LaneBatch, Lease, Position, Store, StoreError, StoreErrorKind, StoredMessage};
 
 /// Why a lane could not be taken over.
 enum Failure {
@@ -214,8 +214,17 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let noted = match runner.ask(note).await {
             Ok(noted) => noted,
             Err(error) => {
-                tracing::warn!("nothing is sent that could not be noted: {error}");
-                return Delivery::ready(vec![Err(SinkError::skipped()); messages.len()]);
+                let reason = format!("nothing is sent that could not be noted: {error}");
+                let failure = match error.kind() {
+                    StoreErrorKind::Unavailable => SinkError::unavailable(reason),
+                    StoreErrorKind::Fatal => SinkError::fatal(reason),
+                };
+                let mut outcomes = vec![Err(SinkError::skipped()); messages.len()];
+                // So that there is a pause before the next attempt.
+                for first in lanes.values().filter_map(|indices| indices.first()) {
+                    outcomes[*first] = Err(failure.clone());
+                }
+                return Delivery::ready(outcomes);
             }
         };
         let of_batch = |lease: &&Lease| batches.iter().any(|batch| batch.lane == lease.lane);
@@ -246,15 +255,24 @@ fn is_refused(outcome: &Outcome) -> bool {
     matches!(outcome, Err(error) if error.kind() == SinkErrorKind::Rejected)
 }
 
+/// Whether a transaction may have been committed, or not have been aborted for a message of its own.
+fn is_unknown(outcome: &Outcome) -> bool {
+    use SinkErrorKind::{Rejected, Skipped, TopicUnavailable};
+    let known = [Rejected, Skipped, TopicUnavailable];
+    matches!(outcome, Err(error) if !known.contains(&error.kind()))
+}
+
 /// The places of the messages that were skipped in lanes with a refused message, and are not behind one of
-/// their key.
+/// their key. In a lane of which it is not known whether a transaction was committed, nothing may be noted before that
+/// is found out: what is noted is all that tells what was in the transaction.
 fn rest(messages: &[StoredMessage], outcomes: &[Outcome]) -> Vec<usize> {
-    let aborted: HashSet<i16> = messages
-        .iter()
-        .zip(outcomes)
-        .filter(|(_, outcome)| is_refused(outcome))
-        .map(|(stored, _)| stored.position.lane)
-        .collect();
+    let lanes = |is: fn(&Outcome) -> bool| -> HashSet<i16> {
+        let outcomes = messages.iter().zip(outcomes);
+        let lanes = outcomes.filter(|(_, outcome)| is(outcome));
+        lanes.map(|(stored, _)| stored.position.lane).collect()
+    };
+    let (refused, unknown) = (lanes(is_refused), lanes(is_unknown));
+    let aborted: HashSet<i16> = refused.difference(&unknown).copied().collect();
     let mut broken = HashSet::new();
     let mut rest = Vec::new();
     for (index, (stored, outcome)) in messages.iter().zip(outcomes).enumerate() {
@@ -300,7 +318,15 @@ mod tests {
         outcomes[2] = Err(SinkError::rejected("no"));
         assert_eq!(rest(&messages, &outcomes), [0, 1, 4]);
         outcomes[0] = Ok(());
-        outcomes[1] = Err(SinkError::unavailable("away"));
+        outcomes[1] = Err(SinkError::topic_unavailable("missing"));
         assert_eq!(rest(&messages, &outcomes), [4]);
+        outcomes[1] = Err(SinkError::unavailable("no answer to the commit"));
+        assert_eq!(rest(&messages, &outcomes), [0; 0]);
+        outcomes[5] = Err(SinkError::rejected("no"));
+        assert_eq!(
+            rest(&messages, &outcomes),
+            [0; 0],
+            "of another lane neither"
+        );
     }
 }

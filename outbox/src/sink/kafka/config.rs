@@ -21,6 +21,12 @@ use super::{Guarantee, KafkaSink};
 const SOCKET_TIMEOUT: &str = "socket.timeout.ms";
 const SOCKET_TIMEOUTS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(300)];
 
+/// Messages linger for this part of the message time-out, at most. What is in the queue is given up after half of it.
+const LINGERS: u32 = 4;
+
+/// By default, in milliseconds.
+const LINGER: f64 = 1.0;
+
 const BROKERS: &str = "bootstrap.servers";
 
 /// What librdkafka takes before the address of a broker. With another one it would look for brokers for ever.
@@ -135,7 +141,7 @@ impl KafkaSinkBuilder {
             // librdkafka's own default puts keys elsewhere than Java's producers do.
             .set("partitioner", "murmur2_random")
             // The runner hands over whole batches; there is little to wait for.
-            .set("linger.ms", "1")
+            .set("linger.ms", LINGER.to_string())
             // A missing topic is told as such before its messages time out.
             .set("topic.metadata.propagation.max.ms", "2000")
             // By default librdkafka waits up to 10 s before it tries a broker again.
@@ -201,8 +207,9 @@ impl KafkaSinkBuilder {
         self.set("compression.type", value)
     }
 
-    /// How long a message may wait for others, to be sent together with them. By default 1 ms. It is added
-    /// to the latency of a single message, and makes larger batches where they come one by one.
+    /// How long a message may wait for others, to be sent together with them. By default 1 ms, and at most a
+    /// quarter of the [message time-out](Self::message_timeout). It is added to the latency of a single message, and
+    /// makes larger batches where they come one by one.
     #[must_use]
     pub fn linger(self, linger: Duration) -> Self {
         // librdkafka takes fractions.
@@ -376,13 +383,28 @@ impl KafkaSinkBuilder {
                 return Err(KafkaConfigError::new(topics::NO_TOKENS));
             }
         }
+        let linger = self.client.get("linger.ms").and_then(|ms| ms.parse().ok());
+        let most = self.message_timeout / LINGERS;
+        // What is not a number is refused by librdkafka.
+        if linger.is_some_and(|ms: f64| ms > LINGER && ms > most.as_secs_f64() * 1_000.0) {
+            return Err(KafkaConfigError(format!(
+                "`linger.ms` is longer than a quarter of the message time-out of {:?}, and messages would be given up \
+                 before they are sent; let them linger for at most {most:?}, or raise `message_timeout`",
+                self.message_timeout
+            )));
+        }
         let mut weaker = Vec::new();
+        let mut acks_all = true;
         // Sorted, so that the same one is named each time.
         let settings: BTreeMap<_, _> = self.client.config_map().into_iter().collect();
         for (name, value) in settings {
             match properties::effect(name, value) {
                 Effect::Harmless => {}
-                Effect::Weaker => weaker.push(format!("{name}={value}")),
+                Effect::Weaker => {
+                    // With anything but acks=all librdkafka refuses idempotence.
+                    acks_all &= name != "acks";
+                    weaker.push(format!("{name}={value}"));
+                }
                 Effect::Refused(instead) => {
                     return Err(KafkaConfigError(format!(
                         "`{name}` is set by name; {instead}"
@@ -390,8 +412,7 @@ impl KafkaSinkBuilder {
                 }
             }
         }
-        if !weaker.is_empty() {
-            // librdkafka refuses idempotence with anything but acks=all.
+        if !acks_all {
             self.client.set("enable.idempotence", "false");
         }
         Ok(weaker)

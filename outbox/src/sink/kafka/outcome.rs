@@ -1,6 +1,8 @@
 //! What librdkafka's errors mean for a message.
 
+use rdkafka::Offset;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::super::SinkError;
 
@@ -22,6 +24,17 @@ pub(super) fn words(error: &KafkaError) -> String {
 
 /// What is wrong if nothing is known to be.
 pub(super) const SLOW: &str = "its broker is away or too slow";
+
+/// Whether an idempotent producer was told of this very message that it is there: then it has a place, or none if it was
+/// there before. When a later record batch is acknowledged, librdkafka takes those before it for delivered, but where a
+/// broker does not know the producer, [they may have been refused](super::introductions).
+pub(super) fn is_confirmed(message: &BorrowedMessage<'_>) -> bool {
+    Offset::from_raw(message.offset()) != Offset::Invalid
+}
+
+/// What is said of a message of which [nobody was told](is_confirmed): as the broker would, if it knew the producer.
+pub(super) const UNCONFIRMED: KafkaError =
+    KafkaError::MessageProduction(RDKafkaErrorCode::OutOfOrderSequenceNumber);
 
 /// Sorts a failed delivery by its cause, and names the topic and the remedy. `trouble` is what is known to
 /// be wrong with the connections: a message only times out.

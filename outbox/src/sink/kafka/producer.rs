@@ -59,6 +59,7 @@ impl PolledProducer {
     ) -> Result<Self, KafkaConfigError> {
         let mut config = config.clone();
         let reports = Reports {
+            is_idempotent: config.get("enable.idempotence") == Some("true"),
             batch_size: record_batches.configure(&mut config),
             record_batches,
             topics,
@@ -154,6 +155,8 @@ struct Reports {
     topics: Topics,
     failures: Failures,
     record_batches: RecordBatches,
+    /// Only then messages are acknowledged by others.
+    is_idempotent: bool,
     /// The size of its record batches.
     batch_size: usize,
     pending: Pending,
@@ -209,6 +212,11 @@ impl ProducerContext for Reports {
                 self.topics.connection().is_well();
                 self.silence.broken();
                 let (topic, partition) = (message.topic(), message.partition());
+                if self.is_idempotent && !outcome::is_confirmed(message) {
+                    let failure = outcome::failure(&outcome::UNCONFIRMED, topic, None);
+                    self.report(token, Err(failure), topic);
+                    return;
+                }
                 self.introductions.end(token, Some((topic, partition)));
                 self.report(token, Ok(()), topic);
                 self.record_batches.judged(self.batch_size);

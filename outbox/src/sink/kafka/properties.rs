@@ -201,6 +201,10 @@ pub(super) fn effect(name: &str, value: &str) -> Effect {
         "delivery.report.only.error" if value != "false" => {
             Effect::Refused("leave it out, because nothing counts as delivered without a report")
         }
+        "message.send.max.retries" => Effect::Refused(
+            "leave it out, because what is given up would be passed by what is behind it; messages are tried again \
+             until `message_timeout`",
+        ),
         "acks" if !matches!(value, "all" | "-1") => Effect::Weaker,
         "enable.idempotence" if value != "true" => Effect::Weaker,
         // Messages of a key must go to one partition.

@@ -346,10 +346,13 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if result.is_ok() {
-            self.connection.is_well();
-        }
-        let failure = result.as_ref().err();
-        self.report(index, failure.map(|(error, _)| error.clone()));
+        let failure = match result {
+            Ok(message) => {
+                self.connection.is_well();
+                (!outcome::is_confirmed(message)).then_some(outcome::UNCONFIRMED)
+            }
+            Err((error, _)) => Some(error.clone()),
+        };
+        self.report(index, failure);
     }
 }
