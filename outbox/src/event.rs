@@ -7,8 +7,8 @@ use uuid::Uuid;
 use crate::publish::{self, Executor};
 use crate::{BoxError, Error, Headers, Message};
 
-/// The limit of [`OutboxEvent::max_bytes`] unless it is overridden: 1,000,000 bytes, just below
-/// what a Kafka broker (`message.max.bytes`, 1,048,588) and librdkafka (1,000,000) take by default.
+/// The limit of [`OutboxEvent::max_bytes`] unless it is overridden: 1,000,000 bytes. With
+/// the headers that the sink adds it is what a Kafka broker takes by default (`message.max.bytes`, 1,048,588).
 pub const DEFAULT_MAX_BYTES: usize = 1_000_000;
 
 /// A domain value that can be published.

@@ -13,6 +13,7 @@ use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
 use outbox_tests::proxy::{Direction, Fault, Proxy};
 use outbox_tests::rig::{LIMIT, Rig, Settings, wait_until};
+use outbox_tests::servers::Disk;
 use outbox_tests::servers::kafka::{Cluster, Node};
 use outbox_tests::topic::{Arrived, Kafka, Topic};
 use rdkafka::ClientConfig;
@@ -32,7 +33,7 @@ fn turn() -> MutexGuard<'static, ()> {
 
 fn start() -> Result<(Cluster, Rig)> {
     let begin = Instant::now();
-    let cluster = Cluster::start(&[])?;
+    let cluster = Cluster::start()?;
     println!("started_after={:?}", begin.elapsed());
     on(cluster)
 }
@@ -293,6 +294,35 @@ fn with_too_few_replicas_messages_wait_and_none_is_blamed() -> Result<()> {
         backlog.len(),
         back.elapsed()
     );
+    ensure!(rig.database.parked()? == 0, "a message is blamed");
+    writers.stop()?;
+    rig.drain()?;
+    runner.terminate()?;
+    rig.judge(Promise::AtLeastOnce).map(drop)
+}
+
+/// It stops when it can't write any more. What was begun there without being acknowledged may make it throw
+/// away, when it starts again, what it had acknowledged: the others have that.
+#[test]
+#[cfg_attr(
+    not(all(servers, disks)),
+    ignore = "needs a disk: run `cargo xtask test` as root"
+)]
+fn a_broker_without_room_loses_no_message() -> Result<()> {
+    let _turn = turn();
+    let disk = Disk::new(64)?;
+    let (mut cluster, rig) = on(Cluster::start_on(&disk)?)?;
+    let writers = rig.load().start(2);
+    let mut runner = rig.runner().start()?;
+    rig.more_arrive(50)?;
+    disk.fill()?;
+    wait_until("the broker stops", || Ok(!cluster.node(1)?.is_running()?))?;
+    // The others take its place.
+    rig.more_arrive(50)?;
+    disk.clear()?;
+    cluster.restart()?;
+    wait_until("all replicas are in sync", || Ok(rig.topic.is_in_sync(3)))?;
+    rig.more_arrive(50)?;
     ensure!(rig.database.parked()? == 0, "a message is blamed");
     writers.stop()?;
     rig.drain()?;

@@ -219,7 +219,7 @@ fn wait_for_brokers(node: &Node, expected: &[i32]) -> Result<()> {
 #[cfg_attr(not(servers), ignore = "needs real servers: run `cargo xtask test`")]
 fn a_kafka_cluster_misses_the_nodes_that_are_gone_and_takes_them_back() -> Result<()> {
     let begin = Instant::now();
-    let mut cluster = kafka::Cluster::start(&[])?;
+    let mut cluster = kafka::Cluster::start()?;
     println!("started_after={:?}", begin.elapsed());
     let addresses = cluster.bootstrap();
     for node in cluster.nodes() {

@@ -16,6 +16,7 @@
 //! | [`mysql`] | MySQL and MariaDB: tables, settings of the server, what is different there |
 //! | [`health`] | what a runner tells about itself: probes, events, logs |
 //! | [`failures`] | what may fail, what happens then, and the test that shows it |
+//! | [`evidence`] | what shows that the guarantees hold: chaos, simulation, a model |
 //! | [`soak`] | a long run under a steady load: what grows, and what does not |
 //! | [`metrics`] | what a runner measures, and what to alert on |
 //! | [`moving`] | from Kafkaesque, gox, outboxer and Debezium |
@@ -67,6 +68,9 @@ pub mod sinks {}
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}
+
+#[doc = include_str!("evidence.md")]
+pub mod evidence {}
 
 #[doc = include_str!("soak.md")]
 // As the soak has drawn it: HTML may hold it as it is, light or dark.

@@ -32,10 +32,15 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut backoff = Backoff::new();
         let mut sleep = Sleep::default();
         while self.ready_to_read().await {
-            let mut step = self.step(&mut reader, &to_send).await;
-            if step.is_ok() && reader.look_for_due_at <= Instant::now() {
-                step = self.admit_due(&mut reader, &to_send).await;
-            }
+            // First, or under load there would be no lane left of which something can be admitted.
+            let due = match reader.look_for_due_at <= Instant::now() {
+                true => self.admit_due(&mut reader, &to_send).await,
+                false => Ok(()),
+            };
+            let step = match due {
+                Ok(()) => self.step(&mut reader, &to_send).await,
+                failed => failed,
+            };
             match step {
                 Ok(()) => backoff = Backoff::new(),
                 Err(error) => {
@@ -209,12 +214,17 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let parkings = self.tracker.parkings();
         let mut leases = self.tracker.leases();
         let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
+        // What is due of the others would be in the way of what can be tried.
+        let readable = self.tracker.readable_lanes();
+        if readable.is_empty() {
+            return Ok(());
+        }
         let most = runner.settings.batch_size;
         // One that is on its way may be settled, and moved, before the answer is there.
         let in_flight = self.tracker.in_flight();
         let due = runner
             .store
-            .due(&lanes, &topics, most, self.bytes_at_once());
+            .due(&readable, &topics, most, self.bytes_at_once());
         let due = runner.ask(due).await;
         reader.looked_for_due(begun, Instant::now());
         let mut due = due?;

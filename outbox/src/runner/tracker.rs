@@ -449,6 +449,13 @@ impl Tracker {
         self.lock().in_flight.clone()
     }
 
+    /// The lanes of which something can be admitted now.
+    pub(super) fn readable_lanes(&self) -> Vec<i16> {
+        let state = self.lock();
+        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
+        readable.map(|lane| lane.lease.lane).collect()
+    }
+
     /// Takes the first messages of parked keys that are due. `None` if none of them can be tried now.
     pub(super) fn admit_due(&self, due: Vec<DueMessage>) -> Option<(u64, Vec<DueMessage>)> {
         let mut guard = self.lock();

@@ -110,12 +110,6 @@ impl Kafka {
         created.with_context(|| format!("{what}: the broker is fenced for more than {FENCED:?}"))
     }
 
-    /// The last lines of its log, for an error message.
-    #[must_use]
-    pub fn last_words(&self) -> String {
-        self.0.last_words()
-    }
-
     /// Whether it runs. It may have ended by itself.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use diesel::connection::SimpleConnection as _;
 use outbox_tests::database::{Database as _, Postgres};
 use outbox_tests::history::Promise;
@@ -11,7 +11,7 @@ use outbox_tests::rig::RunnerProcess;
 use outbox_tests::servers::{self, Disk};
 use outbox_tests::topic::Kafka;
 
-use crate::rig::{LIMIT, Rig, wait_until};
+use crate::rig::{Rig, wait_until};
 
 /// For how long a disk stays full.
 const FULL: Duration = Duration::from_secs(2);
@@ -108,41 +108,4 @@ fn a_database_without_room_for_its_log_loses_no_message() -> Result<()> {
         true => Ok(()),
         false => server.restart(),
     })
-}
-
-/// Kafka stops when it can't write any more.
-#[test]
-#[cfg_attr(
-    not(all(servers, disks)),
-    ignore = "needs a disk: run `cargo xtask test` as root"
-)]
-fn a_broker_without_room_loses_no_message() -> Result<()> {
-    let disk = Disk::new(64)?;
-    let data = disk.directory("data")?.display().to_string();
-    let mut broker = servers::Kafka::start(&[("log.dirs", &data)])?;
-    let rig = Rig::on(Postgres::create()?, &Kafka::at(broker.bootstrap()))?;
-    let writers = rig.load().start(2);
-    let mut runner = rig.runner().start()?;
-    wait_until("messages arrive", || Ok(rig.topic.count()? > 0))?;
-    disk.fill()?;
-    wait_until("the broker stops", || Ok(!broker.is_running()?))?;
-    let begin = Instant::now();
-    let waiting = rig.database.waiting()?;
-    while begin.elapsed() < FULL || rig.database.waiting()? <= waiting {
-        ensure!(rig.database.parked()? == 0, "a message is blamed");
-        ensure!(begin.elapsed() < LIMIT, "writers are not affected");
-        thread::sleep(Duration::from_millis(50));
-    }
-    disk.clear()?;
-    broker.restart()?;
-    let back = Instant::now();
-    rig.more_arrive(1)?;
-    println!("resumed_after={:?}", back.elapsed());
-    writers.stop()?;
-    rig.drain()?;
-    runner.terminate()?;
-    no_message_is_blamed(&runner)?;
-    // As after any crash of a broker.
-    let verdict = rig.judge(Promise::AtLeastOnceWithZombies);
-    verdict.with_context(|| broker.last_words()).map(drop)
 }

@@ -44,7 +44,7 @@ impl Fleet {
                 exactly_once,
             });
         }
-        let cluster = Cluster::start(&[])?;
+        let cluster = Cluster::start()?;
         let brokers = Kafka::at(cluster.bootstrap());
         Ok(Self {
             cluster: Some(cluster),

@@ -140,6 +140,8 @@ impl KafkaSinkBuilder {
             .set("acks", "all")
             // librdkafka's own default puts keys elsewhere than Java's producers do.
             .set("partitioner", "murmur2_random")
+            // As the brokers' own default. librdkafka's is less than what `publish` takes, with all headers.
+            .set("message.max.bytes", "1048588")
             // The runner hands over whole batches; there is little to wait for.
             .set("linger.ms", LINGER.to_string())
             // A missing topic is told as such before its messages time out.

@@ -1,7 +1,7 @@
 //! The sink for Kafka, on librdkafka.
 //!
-//! Messages go into librdkafka's queue in the order of the batch, by one enqueuer, and the outcome of
-//! each comes from its delivery report.
+//! Messages of a key go into librdkafka's queue in the order of the batch, and the outcome of each comes from its
+//! delivery report.
 
 mod at_least_once;
 mod config;

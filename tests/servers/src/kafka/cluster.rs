@@ -1,8 +1,9 @@
 //! A cluster that stays when one of its nodes goes.
 
 use super::node::{Node, Plan};
-use crate::port;
+use crate::{Disk, port};
 use anyhow::{Context, Result, anyhow};
+use std::path::Path;
 use std::thread;
 
 /// Enough to lose one, and to be too few when two are lost.
@@ -17,14 +18,27 @@ const JAVA: [&str; 3] = ["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=
 pub struct Cluster(Vec<Node>);
 
 impl Cluster {
-    /// Starts one, with the given settings as well as in each `server.properties`.
+    /// Starts one.
     ///
     /// # Errors
     ///
     /// When Java or the jars are missing, or a node does not start: with the end of its log.
-    pub fn start(properties: &[(&str, &str)]) -> Result<Self> {
+    pub fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts one whose first node has all of its data on this disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and when the disk is full already: 64 MiB are enough at the beginning.
+    pub fn start_on(disk: &Disk) -> Result<Self> {
+        Self::start_with(Some(&disk.directory("data")?))
+    }
+
+    fn start_with(data: Option<&Path>) -> Result<Self> {
         port::with_free(|[a, b, c, d, e, f]| {
-            Self::start_on([[a, b], [c, d], [e, f]], &[], properties)
+            Self::start_at([[a, b], [c, d], [e, f]], &[], data)
         })
     }
 
@@ -39,24 +53,24 @@ impl Cluster {
             let behind = [x, y, z];
             let front = proxies_to(behind)?;
             let proxied = [0, 1, 2].map(|n| [behind[n], front[n]]);
-            Self::start_on([[a, b], [c, d], [e, f]], &proxied, &[])
+            Self::start_at([[a, b], [c, d], [e, f]], &proxied, None)
         })
     }
 
-    fn start_on(
+    fn start_at(
         ports: [[u16; 2]; NODES as usize],
         proxied: &[[u16; 2]],
-        properties: &[(&str, &str)],
+        data: Option<&Path>,
     ) -> Result<Self> {
         // A node that crashed is missed soon; the rest do not wait for it, nor does its restart.
-        let mut all = vec![
+        let properties = [
             ("broker.heartbeat.interval.ms", "500"),
             ("broker.session.timeout.ms", "3000"),
         ];
-        all.extend(properties);
         let plan = Plan {
             proxied,
-            ..Plan::new(&ports, &JAVA, &all)
+            data,
+            ..Plan::new(&ports, &JAVA, &properties)
         };
         let mut nodes = at_once(1..=NODES, |id| {
             let mut node = Node::new(&plan, id)?;

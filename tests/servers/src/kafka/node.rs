@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(120);
@@ -28,6 +28,8 @@ pub(super) struct Plan<'a> {
     pub(super) proxied: &'a [[u16; 2]],
     /// The options of Java.
     pub(super) java: &'a [&'a str],
+    /// Where the first node has its data, if not beside its configuration.
+    pub(super) data: Option<&'a Path>,
     /// Settings besides those that a plan implies.
     pub(super) properties: &'a [(&'a str, &'a str)],
     /// Names and passwords, for SCRAM.
@@ -45,6 +47,7 @@ impl<'a> Plan<'a> {
             cluster: cluster_id(),
             ports,
             proxied: &[],
+            data: None,
             java,
             properties,
             users: &[],
@@ -82,7 +85,11 @@ impl Node {
             jars: jars::fetch()?,
             workdir: Workdir::new("kafka")?,
         };
-        let text = properties::server(plan, id, &node.file("data"));
+        let data = match plan.data {
+            Some(data) if id == 1 => data.to_owned(),
+            _ => node.file("data"),
+        };
+        let text = properties::server(plan, id, &data);
         fs::write(node.properties(), text).context("cannot write a file")?;
         fs::write(node.logging(), properties::LOGGING).context("cannot write a file")?;
 
@@ -110,8 +117,7 @@ impl Node {
     }
 
     /// The last lines of its log, for an error message.
-    #[must_use]
-    pub fn last_words(&self) -> String {
+    fn last_words(&self) -> String {
         log::tail(&self.log())
     }
 
