@@ -29,7 +29,7 @@ use outbox_tests::servers::process::{Process, Signal};
 use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
-use crate::rig::{Rig, RunnerProcess, Settings, wait_until};
+use crate::rig::{LIMIT, Rig, RunnerProcess, Settings, wait_until};
 
 /// Of a run without `OUTBOX_TEST_MINUTES`.
 const ROUNDS: usize = 8;
@@ -465,15 +465,39 @@ impl World {
         let runtime = tokio::runtime::Runtime::new()?;
         let operator = Operator::new(self.rig.database.store()?);
         let note = Note::by("nemesis").because("nobody takes it");
-        wait_until("the poison is skipped", || {
-            runtime.block_on(async {
+        // What was written before it comes first, and that may be much.
+        let mut before = self.stands_behind(poison)?;
+        let mut moved = Instant::now();
+        loop {
+            let done = runtime.block_on(async {
                 let parked = operator.parked(&ParkedFilter::default()).await?;
-                let Some(found) = parked.iter().find(|parked| parked.message_id == poison) else {
-                    return Ok(false);
-                };
-                Ok(operator.skip(found.position.id, &note).await? == Done::Yes)
-            })
-        })
+                match parked.iter().find(|parked| parked.message_id == poison) {
+                    Some(found) => operator.skip(found.position.id, &note).await,
+                    None => Ok(Done::NotParked),
+                }
+            })?;
+            if done == Done::Yes {
+                return Ok(());
+            }
+            let now = self.stands_behind(poison)?;
+            if now < before {
+                (before, moved) = (now, Instant::now());
+            }
+            ensure!(
+                moved.elapsed() < LIMIT,
+                "it is not parked: {before:?} wait before it"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How many messages of its lane wait before this one, while it is not parked.
+    fn stands_behind(&self, message: Uuid) -> Result<Option<i64>> {
+        let counts = self.rig.database.counts(&format!(
+            "SELECT (SELECT count(*) FROM outbox b WHERE b.lane = o.lane AND b.id < o.id) AS count \
+             FROM outbox o WHERE o.message_id = '{message}'"
+        ))?;
+        Ok(counts.first().copied())
     }
 
     /// So many things at a time, of different kinds.

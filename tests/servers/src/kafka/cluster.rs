@@ -37,9 +37,7 @@ impl Cluster {
     }
 
     fn start_with(data: Option<&Path>) -> Result<Self> {
-        port::with_free(|[a, b, c, d, e, f]| {
-            Self::start_at([[a, b], [c, d], [e, f]], &[], data)
-        })
+        port::with_free(|[a, b, c, d, e, f]| Self::start_at([[a, b], [c, d], [e, f]], &[], data))
     }
 
     /// Starts one that clients can reach through proxies too, as
