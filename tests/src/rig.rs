@@ -154,21 +154,16 @@ impl<D: Database<Connection: Writer>> Rig<D> {
     /// When something still waits, and nothing of it was settled within [`LIMIT`]: how much there is depends on how
     /// busy the machine is.
     pub fn drain(&self) -> Result<()> {
-        let mut least = i64::MAX;
-        let mut deadline = Instant::now();
+        let mut patience = Patience::default();
         loop {
             let is_writing = load::is_writing(&self.database)?;
             let (waiting, parked) = self.database.left()?;
-            match waiting + parked {
-                0 if !is_writing => return Ok(()),
-                left if left < least => {
-                    least = left;
-                    deadline = Instant::now() + LIMIT;
-                }
-                _ => {}
+            let left = waiting + parked;
+            if left == 0 && !is_writing {
+                return Ok(());
             }
             ensure!(
-                Instant::now() < deadline,
+                patience.lasts(left),
                 "{waiting} messages wait and {parked} are parked, and nothing is settled for {LIMIT:?}"
             );
             thread::sleep(Duration::from_millis(20));
@@ -409,6 +404,22 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Re
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Waits for something as long as what is left of it gets less, which a busy machine takes its time for.
+#[derive(Debug, Default)]
+pub struct Patience(Option<(i64, Instant)>);
+
+impl Patience {
+    /// Whether there is less than before, or was within [`LIMIT`].
+    pub fn lasts(&mut self, left: i64) -> bool {
+        let (least, deadline) = match self.0 {
+            Some(last @ (least, _)) if left >= least => last,
+            _ => (left, Instant::now() + LIMIT),
+        };
+        self.0 = Some((least, deadline));
+        Instant::now() < deadline
+    }
 }
 
 /// Begins a transaction that is not the body of a closure.

@@ -140,7 +140,7 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_topic(&self, partitions: i32) -> Result<Topic> {
-        self.create_named_topic(&format!("test-{}", Uuid::new_v4().simple()), partitions)
+        self.create_named_topic(&own_name(), partitions)
     }
 
     /// Creates a topic with this name.
@@ -153,8 +153,11 @@ impl Kafka {
             mock.create_topic(name, partitions, 1)?;
         } else {
             // As often as these brokers do it by themselves.
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
-            self.administer(async |admin, options| admin.create_topics([&topic], options).await)?;
+            self.create(&NewTopic::new(
+                name,
+                partitions,
+                TopicReplication::Fixed(-1),
+            ))?;
         }
         self.topic(name, partitions)
     }
@@ -165,9 +168,9 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_configured_topic(&self, property: &str, value: &str) -> Result<Topic> {
-        let name = format!("test-{}", Uuid::new_v4().simple());
-        let topic = NewTopic::new(&name, 1, TopicReplication::Fixed(-1)).set(property, value);
-        self.administer(async |admin, options| admin.create_topics([&topic], options).await)?;
+        let name = own_name();
+        let topic = NewTopic::new(&name, 1, TopicReplication::Fixed(-1));
+        self.create(&topic.set(property, value))?;
         self.topic(&name, 1)
     }
 
@@ -178,11 +181,15 @@ impl Kafka {
     ///
     /// When the brokers refuse it.
     pub fn create_assigned_topic(&self, partitions: &[&[i32]]) -> Result<Topic> {
-        let name = format!("test-{}", Uuid::new_v4().simple());
+        let name = own_name();
         let count = partitions.len() as i32;
-        let topic = NewTopic::new(&name, count, TopicReplication::Variable(partitions));
-        self.administer(async |admin, options| admin.create_topics([&topic], options).await)?;
+        let replicas = TopicReplication::Variable(partitions);
+        self.create(&NewTopic::new(&name, count, replicas))?;
         self.topic(&name, count)
+    }
+
+    fn create(&self, topic: &NewTopic<'_>) -> Result<()> {
+        self.administer(async |admin, options| admin.create_topics([topic], options).await)
     }
 
     /// A topic that is there.
@@ -596,4 +603,9 @@ fn owned(message: &BorrowedMessage<'_>) -> Arrived {
         payload: message.payload().map(<[u8]>::to_vec),
         headers: headers.unwrap_or_default(),
     }
+}
+
+/// A name that no other topic has.
+fn own_name() -> String {
+    format!("test-{}", Uuid::new_v4().simple())
 }

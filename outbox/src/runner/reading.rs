@@ -32,16 +32,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         let mut backoff = Backoff::new();
         let mut sleep = Sleep::default();
         while self.ready_to_read().await {
-            // First, or under load there would be no lane left of which something can be admitted.
-            let due = match reader.look_for_due_at <= Instant::now() {
-                true => self.admit_due(&mut reader, &to_send).await,
-                false => Ok(()),
-            };
-            let step = match due {
-                Ok(()) => self.step(&mut reader, &to_send).await,
-                failed => failed,
-            };
-            match step {
+            match self.look(&mut reader, &to_send).await {
                 Ok(()) => backoff = Backoff::new(),
                 Err(error) => {
                     survive(error)?;
@@ -94,6 +85,19 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
             () = self.stop.cancelled() => false,
             () = ready => true,
         }
+    }
+
+    /// Admits what is due, if it is time to, and what is new.
+    async fn look(
+        &self,
+        reader: &mut Reader,
+        to_send: &mpsc::Sender<Batch>,
+    ) -> Result<(), StoreError> {
+        if reader.look_for_due_at <= Instant::now() {
+            // First, or under load there would be no lane left of which something can be admitted.
+            self.admit_due(reader, to_send).await?;
+        }
+        self.step(reader, to_send).await
     }
 
     /// One read, and what comes of it.
@@ -213,7 +217,6 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         // Lanes that are taken from now on are not asked about.
         let parkings = self.tracker.parkings();
         let mut leases = self.tracker.leases();
-        let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
         // What is due of the others would be in the way of what can be tried.
         let readable = self.tracker.readable_lanes();
         if readable.is_empty() {
@@ -229,6 +232,7 @@ impl<S: Store, K: Sink> Session<'_, S, K> {
         reader.looked_for_due(begun, Instant::now());
         let mut due = due?;
         if due.is_empty() && !self.tracker.has_parked_keys() {
+            let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
             let parked = runner.ask(runner.store.parked_keys(&lanes)).await;
             reader.looked_for_due(begun, Instant::now());
             if parked?.is_empty() {

@@ -293,7 +293,7 @@ impl Tracker {
     pub(super) fn has_room(&self, batch_size: usize, limit: usize, limit_bytes: usize) -> bool {
         let state = self.lock();
         !state.paused
-            && state.lanes.values().any(|lane| state.can_read(lane))
+            && state.readable().next().is_some()
             && (state.in_flight.is_empty()
                 || state.in_flight.len() + batch_size <= limit && state.bytes < limit_bytes)
     }
@@ -301,7 +301,7 @@ impl Tracker {
     /// Whether lanes can be read that are not among these.
     pub(super) fn can_read_others(&self, than: &[i16]) -> bool {
         let state = self.lock();
-        let mut lanes = state.lanes.values().filter(|lane| state.can_read(lane));
+        let mut lanes = state.readable();
         lanes.any(|lane| !than.contains(&lane.lease.lane))
     }
 
@@ -339,9 +339,8 @@ impl Tracker {
             Hold::Before(_) | Hold::Parked { .. } => true,
             Hold::Released => false,
         });
-        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
         (
-            readable.map(|lane| lane.lease).collect(),
+            state.readable().map(|lane| lane.lease).collect(),
             state.in_flight.iter().copied().collect(),
         )
     }
@@ -452,8 +451,7 @@ impl Tracker {
     /// The lanes of which something can be admitted now.
     pub(super) fn readable_lanes(&self) -> Vec<i16> {
         let state = self.lock();
-        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
-        readable.map(|lane| lane.lease.lane).collect()
+        state.readable().map(|lane| lane.lease.lane).collect()
     }
 
     /// Takes the first messages of parked keys that are due. `None` if none of them can be tried now.
@@ -464,8 +462,7 @@ impl Tracker {
             return None;
         }
         let mut admitted = Vec::with_capacity(due.len());
-        let readable = state.lanes.values().filter(|lane| state.can_read(lane));
-        let readable: BTreeSet<_> = readable.map(|lane| lane.lease.lane).collect();
+        let readable: BTreeSet<_> = state.readable().map(|lane| lane.lease.lane).collect();
         for due in due {
             let position = due.stored.position;
             let key = due.stored.message.ordering_key().fingerprint();
@@ -697,6 +694,11 @@ impl State {
     fn passes(&self, key: u64) -> bool {
         let before = |held: &Held| matches!(held.hold, Hold::Before(_));
         self.held.get(&key).is_some_and(|held| !before(held))
+    }
+
+    /// The lanes of which something can be admitted now.
+    fn readable(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.values().filter(|lane| self.can_read(lane))
     }
 
     fn can_read(&self, lane: &Lane) -> bool {

@@ -29,7 +29,7 @@ use outbox_tests::servers::process::{Process, Signal};
 use outbox_tests::topic::Kafka;
 use uuid::Uuid;
 
-use crate::rig::{LIMIT, Rig, RunnerProcess, Settings, wait_until};
+use crate::rig::{LIMIT, Patience, Rig, RunnerProcess, Settings, wait_until};
 
 /// Of a run without `OUTBOX_TEST_MINUTES`.
 const ROUNDS: usize = 8;
@@ -466,8 +466,7 @@ impl World {
         let operator = Operator::new(self.rig.database.store()?);
         let note = Note::by("nemesis").because("nobody takes it");
         // What was written before it comes first, and that may be much.
-        let mut before = self.stands_behind(poison)?;
-        let mut moved = Instant::now();
+        let mut patience = Patience::default();
         loop {
             let done = runtime.block_on(async {
                 let parked = operator.parked(&ParkedFilter::default()).await?;
@@ -479,15 +478,13 @@ impl World {
             if done == Done::Yes {
                 return Ok(());
             }
-            let now = self.stands_behind(poison)?;
-            if now < before {
-                (before, moved) = (now, Instant::now());
-            }
+            let before = self.stands_behind(poison)?;
+            let left = before.map_or(0, |before| before + 1);
             ensure!(
-                moved.elapsed() < LIMIT,
-                "it is not parked: {before:?} wait before it"
+                patience.lasts(left),
+                "it is not skipped: {before:?} wait before it, and none of them is settled for {LIMIT:?}"
             );
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(20));
         }
     }
 

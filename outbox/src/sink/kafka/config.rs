@@ -396,17 +396,12 @@ impl KafkaSinkBuilder {
             )));
         }
         let mut weaker = Vec::new();
-        let mut acks_all = true;
         // Sorted, so that the same one is named each time.
         let settings: BTreeMap<_, _> = self.client.config_map().into_iter().collect();
         for (name, value) in settings {
             match properties::effect(name, value) {
                 Effect::Harmless => {}
-                Effect::Weaker => {
-                    // With anything but acks=all librdkafka refuses idempotence.
-                    acks_all &= name != "acks";
-                    weaker.push(format!("{name}={value}"));
-                }
+                Effect::Weaker => weaker.push(format!("{name}={value}")),
                 Effect::Refused(instead) => {
                     return Err(KafkaConfigError(format!(
                         "`{name}` is set by name; {instead}"
@@ -414,7 +409,8 @@ impl KafkaSinkBuilder {
                 }
             }
         }
-        if !acks_all {
+        // With anything but acks=all librdkafka refuses idempotence.
+        if weaker.iter().any(|setting| setting.starts_with("acks=")) {
             self.client.set("enable.idempotence", "false");
         }
         Ok(weaker)
