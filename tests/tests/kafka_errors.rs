@@ -311,6 +311,39 @@ fn what_a_new_producer_sends_first_is_not_lost() -> Result<()> {
     Ok(())
 }
 
+/// A request that was refused for a moment waits for those behind it, which the broker refuses as well, since they come
+/// out of order. If it is given up meanwhile, so are they, or librdkafka would send them again without it.
+#[test]
+fn what_is_given_up_takes_along_what_is_on_its_way_behind_it() -> Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    // The first answer comes before the time-out passes, the second one after it.
+    const ROUND_TRIP: Duration = Duration::from_millis(800);
+    const APART: Duration = Duration::from_millis(600);
+    let bench = Bench::new(|sink| {
+        sink.message_timeout(TIMEOUT)
+            .set("socket.timeout.ms", "60000")
+            .set("retry.backoff.ms", "1")
+    })?;
+    bench.kafka.set_round_trip_time(ROUND_TRIP)?;
+    bench
+        .kafka
+        .refuse_writes(&[NotEnoughReplicas, OutOfOrderSequenceNumber])?;
+    let [first, second] = [1, 2].map(|n| [bench.stored(n, "k")]);
+    let outcomes = bench.runtime.block_on(async {
+        let deadline = Instant::now() + LIMIT;
+        let first = bench.sink.send(&first, deadline).await;
+        // The second one is on its way by itself then.
+        tokio::time::sleep(APART).await;
+        let second = bench.sink.send(&second, deadline).await;
+        [first.await, second.await].concat()
+    });
+    assert_eq!(Bench::fate(&outcomes)?, Unavailable);
+    bench.kafka.set_round_trip_time(Duration::ZERO)?;
+    bench.insist(1..=2)?;
+    assert_eq!(bench.arrived()?, [0, 1, 2]);
+    Ok(())
+}
+
 /// `send` waits while librdkafka's queue is full, and goes on in order.
 #[test]
 fn a_full_queue_is_waited_for() -> Result<()> {

@@ -21,7 +21,8 @@ use super::{Guarantee, KafkaSink};
 const SOCKET_TIMEOUT: &str = "socket.timeout.ms";
 const SOCKET_TIMEOUTS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(300)];
 
-/// Messages linger for this part of the message time-out, at most. What is in the queue is given up after half of it.
+/// Messages linger for a part of the message time-out, at most, and a request ends after the rest of it: a connection that
+/// has gone dead is closed before what was sent there is taken back, or it would be used again and again.
 const LINGERS: u32 = 4;
 
 /// By default, in milliseconds.
@@ -220,10 +221,10 @@ impl KafkaSinkBuilder {
     }
 
     /// How long a message may take to be delivered before it goes back to the runner, which sends it again.
-    /// By default 5 s; a runner's lease must last at least three times as long. What could not even be sent
-    /// goes back after half of this time, and a request that was sent is waited for up to this time longer. A
-    /// request ends after it too (`socket.timeout.ms`, unless that is set): with 2 s or less, a broker that has
-    /// just started and is slow to answer is asked several times before delivery goes on.
+    /// By default 5 s; a runner's lease must last at least three times as long. A request ends after three quarters of it
+    /// (`socket.timeout.ms`, unless that is set: with more than this time-out, a connection that has gone dead is noticed
+    /// late). With 2 s or less, a broker that has just started and is slow to answer is asked several times before
+    /// delivery goes on.
     #[must_use]
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
@@ -355,7 +356,8 @@ impl KafkaSinkBuilder {
         client.set("message.timeout.ms", "0");
         if client.get(SOCKET_TIMEOUT).is_none() {
             let [shortest, longest] = SOCKET_TIMEOUTS;
-            let timeout = self.message_timeout.clamp(shortest, longest);
+            let timeout = self.message_timeout - self.message_timeout / LINGERS;
+            let timeout = timeout.clamp(shortest, longest);
             client.set(SOCKET_TIMEOUT, timeout.as_millis().to_string());
         }
         client

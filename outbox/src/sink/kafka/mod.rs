@@ -113,8 +113,8 @@ impl Sink for KafkaSink {
     }
 
     fn delivery_timeout(&self) -> Duration {
-        // What is queued is taken back after half of the time-out, and a request ends after the time-out. A transaction
-        // is waited for as long, as measured with librdkafka 2.12.
+        // Messages are taken back after the time-out, by a thread that may be late. A transaction is waited for as long, as
+        // measured with librdkafka 2.12.
         self.message_timeout * 2
     }
 

@@ -48,8 +48,7 @@ pub(super) struct PolledProducer {
 type Record<'a> = BaseRecord<'a, [u8], [u8], usize>;
 
 impl PolledProducer {
-    /// Messages are taken back that are still queued after half of the message time-out, and those in flight after
-    /// nearly twice as long as it, when their requests should have ended by themselves.
+    /// After the message time-out all messages are [taken back](Reports::take_back).
     pub(super) fn new(
         config: &ClientConfig,
         topics: Topics,
@@ -78,20 +77,13 @@ impl PolledProducer {
             .name("outbox-kafka".into())
             .spawn(move || {
                 let poll = (message_timeout / LOOKS).clamp(Duration::from_millis(1), POLL);
-                let (in_queue, in_flight) = (message_timeout / 2, message_timeout * 7 / 4);
                 // Until nobody else has it. So it is closed here.
                 while Arc::strong_count(&polled) > 1 {
                     polled.poll(poll);
                     let reports = polled.context();
-                    let age = reports.pending.age();
-                    if age > in_queue {
+                    if reports.pending.age() > message_timeout {
                         reports.failures.note_all();
-                        let mut purge = PurgeConfig::default().queue();
-                        // It may have arrived, so its reports are waited for as long as there can be any.
-                        if age > in_flight {
-                            purge = purge.inflight();
-                        }
-                        polled.purge(purge.non_blocking());
+                        reports.take_back();
                     }
                 }
             })
@@ -173,14 +165,22 @@ impl Reports {
         }
         if let Err(error) = &outcome
             && self.failures.note_for_topic(topic, error)
-            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
         {
             // What is queued would pass the message that was not delivered.
-            producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+            self.take_back();
         }
         // What waits for it is skipped by now, if it has to be.
         self.introductions.end(token, None);
         self.pending.report(token, outcome);
+    }
+
+    /// Lets librdkafka give up all that it has, in the queue and on its way. Never only what is queued: that may be a
+    /// request that was refused for a moment, and waits for those behind it, which are refused then, since they come out of
+    /// order; and these it would send again, without the first. Chaos found that.
+    fn take_back(&self) {
+        if let Some(producer) = self.producer.get().and_then(Weak::upgrade) {
+            producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        }
     }
 }
 
