@@ -578,6 +578,7 @@ mod tests {
             ("delivery.timeout.ms", "message_timeout"),
             ("transactional.id", "exactly_once"),
             ("delivery.report.only.error", "leave it out"),
+            ("enable.idempotence", "`true` and `false`"),
         ] {
             let text = refusal(builder().set(name, "1"));
             assert!(text.contains(instead), "{text}");

@@ -206,7 +206,11 @@ pub(super) fn effect(name: &str, value: &str) -> Effect {
              until `message_timeout`",
         ),
         "acks" if !matches!(value, "all" | "-1") => Effect::Weaker,
-        "enable.idempotence" if value != "true" => Effect::Weaker,
+        "enable.idempotence" if value == "false" => Effect::Weaker,
+        // librdkafka takes other words, too, but who asks whether it is on need know these two only.
+        "enable.idempotence" if value != "true" => {
+            Effect::Refused("its values are `true` and `false`")
+        }
         // Messages of a key must go to one partition.
         "partitioner" if value == "random" => Effect::Weaker,
         _ => Effect::Harmless,
