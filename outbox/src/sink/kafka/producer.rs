@@ -77,11 +77,17 @@ impl PolledProducer {
             .name("outbox-kafka".into())
             .spawn(move || {
                 let poll = (message_timeout / LOOKS).clamp(Duration::from_millis(1), POLL);
+                let mut taken_back = None;
                 // Until nobody else has it. So it is closed here.
                 while Arc::strong_count(&polled) > 1 {
                     polled.poll(poll);
                     let reports = polled.context();
-                    if reports.pending.age() > message_timeout {
+                    // Not again with each report that this brings: librdkafka does it on other threads, and what it does late
+                    // could take the first of what is sent next.
+                    if reports.pending.age() > message_timeout
+                        && taken_back.is_none_or(|at: Instant| at.elapsed() >= poll)
+                    {
+                        taken_back = Some(Instant::now());
                         reports.failures.note_all();
                         reports.take_back();
                     }
